@@ -1,0 +1,1 @@
+"""Reproductions and benchmarks; run them as ``python -m experiments.NAME``."""

@@ -1,0 +1,119 @@
+"""Checkpoints: written beside and renamed, read without executing code from them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gleam.config import Config, ConfigError, load_config
+
+FORMAT = 1
+KEYS = {"format", "config", "network", "strategy", "iteration", "progress", "random", "versions"}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read; the message names the file."""
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint; if that fails, the one that was there before stays as it was.
+
+    Args:
+        path: the file.
+        content: tensors and plain values under :data:`KEYS` without "format" and "versions".
+
+    Raises:
+        CheckpointError: if the file cannot be written, for instance on a full disk.
+    """
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, "versions": versions(), **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"could not save {path} ({error}); the checkpoint saved there before is unharmed. "
+            "Make room or choose another folder, then resume"
+        ) from error
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read and check a checkpoint.
+
+    Raises:
+        CheckpointError: if it is missing, truncated, no checkpoint of this library or newer.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"no such checkpoint: {path}") from None
+    except Exception as error:  # torch raises many types, according to where a file is damaged
+        raise CheckpointError(
+            f"{path} cannot be read: it is truncated, damaged or no checkpoint of this library "
+            f"({type(error).__name__})"
+        ) from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise CheckpointError(f"{path} is not a checkpoint of this library")
+    if content["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path} has format {content['format']}, this version reads up to {FORMAT}; "
+            f"it was written by gleam {content.get('versions', {}).get('gleam')}: upgrade gleam"
+        )
+    if missing := KEYS - content.keys():
+        raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}")
+    return content
+
+
+def read_config(content: Mapping[str, Any], path: str | Path) -> Config:
+    """The configuration in a checkpoint's content."""
+    try:
+        return load_config(json.loads(content["config"]))
+    except ConfigError as error:
+        raise CheckpointError(f"{path} holds a configuration of another version: {error}") from None
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Any], path: str | Path) -> None:
+    """Load weights into a network.
+
+    Raises:
+        CheckpointError: if they belong to another architecture; names what differs.
+    """
+    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in weights.items()}
+    if own == theirs:
+        network.load_state_dict(dict(weights))
+        return
+    differing = sorted(
+        name for name in own.keys() | theirs.keys() if own.get(name) != theirs.get(name)
+    )
+    name = differing[0]
+    raise CheckpointError(
+        f"{path} belongs to another architecture: {len(differing)} of its parameters differ, "
+        f"first {name}: network {own.get(name)}, checkpoint {theirs.get(name)}"
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions and machine that a run was made with."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name, package in (("gleam", "gleam-mri"), ("torch", "torch"), ("numpy", "numpy")):
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    found["threads"] = str(torch.get_num_threads())
+    return found

@@ -1,0 +1,160 @@
+"""The command line: ``gleam demo | train | evaluate | reconstruct | info``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train unrolled MRI reconstruction networks greedily, in the memory of one module.",
+)
+console = Console(soft_wrap=True)
+
+CheckpointFile = Annotated[
+    Path, typer.Argument(help="Checkpoint of a run, such as runs/demo/best.pt.", show_default=False)
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for results; must be new.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Another seed, other brains.")] = 1000,
+) -> None:
+    """Simulate brain scans, train greedily on them, and compare. Needs no data, three minutes."""
+    from gleam.demo import run_demo
+
+    run_demo(out, seed, console)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file with the settings of the run.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings to change, such as strategy=backprop network.steps=4."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run in the folder stopped.")
+    ] = False,
+) -> None:
+    """Train a network; checkpoints, metrics and learning curves land in the folder "out".
+
+    Stop it at any time (Ctrl-C, or even kill -9) and go on with --resume: the weights will be
+    the same as if it had never stopped.
+    """
+    from gleam.config import parse_overrides
+    from gleam.trainer import train as train_network
+
+    result = train_network(config, resume=resume, **parse_overrides(overrides or []))
+    state = "finished" if result.finished else "stopped"
+    console.print(f"{state} after {result.iteration} iterations, best PSNR {result.psnr:.2f} dB")
+    console.print(f"best checkpoint: {result.best}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: CheckpointFile,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of HDF5 scans; by default the test split of the run."),
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Compare with CG-SENSE and L1-wavelet too.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for tables and pictures.", show_default=False)
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Undersample scans, reconstruct them, and report PSNR, SSIM and NRMSE with pictures."""
+    from gleam.evaluation import evaluate as evaluate_checkpoint
+    from gleam.report import print_table, write_report
+
+    evaluation = evaluate_checkpoint(checkpoint, data, baselines=baselines, device=device)
+    print_table(evaluation, console)
+    folder = out or checkpoint.parent / "evaluation"
+    for path in write_report(evaluation, folder):
+        console.print(f"wrote {path}")
+
+
+@app.command()
+def reconstruct(
+    checkpoint: CheckpointFile,
+    kspace: Annotated[
+        Path,
+        typer.Argument(
+            help="K-space, complex (coils, y, x) or (slices, coils, y, x): a .npy file, or an "
+            "HDF5 file with a dataset kspace."
+        ),
+    ],
+    mask: Annotated[
+        Path | None, typer.Option(help=".npy file, 1 where measured; inferred if none.")
+    ] = None,
+    maps: Annotated[
+        Path | None, typer.Option(help=".npy file with coil maps; ESPIRiT's if none.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The .npy file to write; a .png lands beside it.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Reconstruct measured k-space with a trained network."""
+    from gleam.files import read_array, save_reconstruction
+    from gleam.reconstruction import reconstruct as reconstruct_kspace
+
+    extra = [None if path is None else read_array(path) for path in (mask, maps)]
+    measured = read_array(kspace, "kspace")
+    image = reconstruct_kspace(checkpoint, measured, *extra, device=device)
+    target = out or kspace.with_name(kspace.stem + "_reconstruction.npy")
+    for path in save_reconstruction(target, image):
+        console.print(f"wrote {path}")
+
+
+@app.command()
+def info(checkpoint: CheckpointFile) -> None:
+    """Say what a checkpoint holds: network, training, scores, versions."""
+    import yaml
+
+    from gleam.checkpoint import read_checkpoint, read_config
+    from gleam.config import dump_config
+
+    content = read_checkpoint(checkpoint)
+    count = sum(value.numel() for value in content["network"].values())
+    facts = {
+        "iteration": content["iteration"],
+        "best validation PSNR [dB]": round(content["progress"]["best"], 2),
+        "parameters": count,
+        "versions": content["versions"],
+        "config": dump_config(read_config(content, checkpoint)),
+    }
+    console.print(yaml.safe_dump(facts, sort_keys=False), highlight=False)
+
+
+def main() -> None:
+    """Run the command line; errors a user can cure are one message, without a traceback."""
+    from gleam.checkpoint import CheckpointError
+    from gleam.config import ConfigError
+    from gleam.data import DataError
+    from gleam.run_folder import RunFolderError
+    from gleam.trainer import TrainingDiverged
+
+    try:
+        app()
+    except (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        RunFolderError,
+        TrainingDiverged,
+        ValueError,
+        TypeError,
+    ) as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {error}", highlight=False)
+        raise SystemExit(1) from None

@@ -1,0 +1,254 @@
+"""The configuration of a run: every setting, its type, its range and its default."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Acceleration = Annotated[float, Field(ge=1)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key and what must hold."""
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MaskConfig(Section):
+    """How k-space is undersampled."""
+
+    kind: Literal["random_columns", "equispaced_columns", "poisson_disc"] = "random_columns"
+    acceleration: Acceleration | list[Acceleration] = 4.0
+    """One value, or several of which each training example draws one."""
+    calibration: Annotated[int, Field(ge=0)] = 24
+    """Fully sampled central lines, which coil maps are estimated from."""
+
+
+class DataConfig(Section):
+    """Where scans come from, and what is made of them."""
+
+    path: Path | None = None
+    """Folder with train/, validate/ and test/ of HDF5 scans; simulated brains if none."""
+    size: tuple[Count, Count] = (128, 128)
+    """Simulated scans: image size (y, x)."""
+    coils: Count = 8
+    """Simulated scans: receive coils."""
+    contrast: Literal["T1w", "T2w", "PDw", "FLAIR"] | None = None
+    """Simulated scans: one contrast, or all of them if none."""
+    noise: Annotated[float, Field(ge=0)] | None = None
+    """Simulated scans: noise level; drawn for each subject if none."""
+    train: Count = 48
+    """Simulated scans: subjects to train on."""
+    validate_on: Count = 8
+    """Simulated scans: subjects to choose the best checkpoint with."""
+    test: Count = 8
+    """Simulated scans: subjects to evaluate on."""
+    map_sets: Annotated[int, Field(ge=1, le=2)] = 1
+    """ESPIRiT coil-map sets."""
+    slab: Count | None = None
+    """Train on this many rows, a random slab along the fully sampled readout y."""
+    mask: MaskConfig = MaskConfig()
+
+
+class NetworkConfig(Section):
+    """The unrolled network."""
+
+    step: Literal["pgd", "modl"] = "pgd"
+    """Proximal gradient (arXiv 2207.08393) or MoDL (arXiv 1712.02862)."""
+    steps: Count = 8
+    """Unrolled iterations."""
+    shared: bool = False
+    """One set of weights for all steps."""
+    features: Count = 32
+    """Width of the CNN."""
+    ndim: Literal[2, 3] = 2
+    """Axes that convolutions act on."""
+    padding: Literal["zeros", "reflect"] = "zeros"
+    step_size: Positive = 1.0
+    """First step size of pgd; learned."""
+    weight: Positive = 0.05
+    """First lambda of modl; learned."""
+    cg_iterations: Count = 10
+    """Conjugate-gradient iterations of modl."""
+    mixed_precision: bool = False
+    """Run the CNN, not the physics, in bfloat16."""
+
+
+class StrategyConfig(Section):
+    """How the network is trained."""
+
+    name: Literal["backprop", "checkpoint", "greedy"] = "greedy"
+    modules: Count | None = None
+    """Modules of equal length; for greedy one for each step if none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class TrainingConfig(Section):
+    """Optimisation."""
+
+    iterations: Count = 1000
+    batch_size: Count = 1
+    accumulate: Count = 1
+    """Batches over which each update averages its gradient."""
+    loss: Literal["l1", "l2", "ssim"] = "l1"
+    learning_rate: Positive = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate: constant, or a short warm-up and a cosine to zero."""
+    clip: Positive | None = None
+    """Largest gradient norm of a module."""
+    validate_every: Count = 100
+    save_every: Count = 100
+    patience: Count | None = None
+    """Stop after so many validations without a better PSNR."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    out: Path = Path("runs/gleam")
+    """Folder of the run."""
+    seed: Annotated[int, Field(ge=0)] = 1000
+    device: str = "auto"
+    """"cpu", "cuda", "cuda:1", or "auto": CUDA if there is one."""
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _modules_fit(self) -> Config:
+        modules = self.modules
+        if self.network.steps % modules:
+            fitting = [n for n in range(1, self.network.steps + 1) if self.network.steps % n == 0]
+            raise ValueError(
+                f"strategy.modules = {modules} must divide network.steps = {self.network.steps}: "
+                f"choose from {fitting}"
+            )
+        if self.strategy.name != "greedy" and modules > 1:
+            raise ValueError(f"{self.strategy.name} trains one module, got {modules}")
+        if self.network.shared and modules > 1:
+            raise ValueError(
+                "greedy modules cannot share weights: set network.shared to false "
+                "or strategy.modules to 1"
+            )
+        return self
+
+    @property
+    def modules(self) -> int:
+        """Number of modules, with the default filled in."""
+        default = self.network.steps if self.strategy.name == "greedy" else 1
+        return self.strategy.modules or default
+
+
+def load_config(source: str | Path | Mapping[str, Any] | Config, **overrides: Any) -> Config:
+    """Read and check a configuration.
+
+    Args:
+        source: a YAML file, a mapping or a Config.
+        overrides: top-level settings, nested mappings (merged), or dotted keys such as
+            ``{"network.steps": 4}``.
+
+    Returns:
+        The checked configuration with all defaults filled in.
+
+    Raises:
+        ConfigError: names the key, what must hold and, for an unknown key, the nearest known one.
+    """
+    if isinstance(source, Config):
+        values = source.model_dump()
+    elif isinstance(source, Mapping):
+        values = dict(source)
+    else:
+        values = _read_yaml(Path(source))
+    for key, value in overrides.items():
+        values = _merge(values, _nest(key, value))
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def dump_config(config: Config) -> dict[str, Any]:
+    """Plain values (for YAML, JSON or a checkpoint) from which :func:`load_config` reads back."""
+    return config.model_dump(mode="json")
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+    """Parse ``key=value`` words of a command line; values are YAML.
+
+    Raises:
+        ConfigError: if a word has no ``=``.
+    """
+    overrides = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise ConfigError(f"expected key=value such as network.steps=4, got {pair!r}")
+        overrides[key] = yaml.safe_load(value)
+    return overrides
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no such configuration file: {path}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold keys and values, got {type(values).__name__}")
+    return values
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in other.items():
+        old = merged.get(key)
+        if key == "strategy" and isinstance(old, str):
+            old = {"name": old}
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            value = _merge(old, value)
+        merged[key] = value
+    return merged
+
+
+def _explain(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] != "extra_forbidden":
+        message = item["msg"].removeprefix("Value error, ")
+        return f"{key}: {message}, got {item['input']!r}" if key else message
+    known = _keys(item["loc"][:-1])
+    near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+    return f"{key}: unknown key; {hint}"
+
+
+def _keys(location: tuple[Any, ...]) -> list[str]:
+    section: type[BaseModel] = Config
+    for part in location:
+        section = section.model_fields[part].annotation  # type: ignore[assignment]
+    return list(section.model_fields)

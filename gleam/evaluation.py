@@ -1,0 +1,175 @@
+"""How good a trained network is: metrics per slice and per scan, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gleam.baselines import best_l1_wavelet, cg_sense
+from gleam.batch import Batch
+from gleam.build import build_device, build_loader, build_masks, build_network
+from gleam.checkpoint import load_weights, read_checkpoint, read_config
+from gleam.config import Config, load_config
+from gleam.data import Example, Loader, PreparedScans
+from gleam.metrics import evaluate_scan, evaluate_slice, summarise
+from gleam.strategies.base import Network
+from models.unrolled import UnrolledNetwork
+
+L1_WEIGHTS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of one or several methods.
+
+    Attributes:
+        slices: for each method, one mapping of metric to value a slice.
+        scans: for each method, the same a scan, with fastMRI's magnitude metrics.
+        examples: the worst, median and best slice: for each its images by method, "reference".
+    """
+
+    slices: dict[str, list[Scores]]
+    scans: dict[str, list[Scores]]
+    examples: dict[str, dict[str, Tensor]]
+
+    @property
+    def summary(self) -> dict[str, dict[str, dict[str, float]]]:
+        """For each method and metric of a slice: mean, standard deviation and count."""
+        return {method: summarise(rows) for method, rows in self.slices.items()}
+
+    @property
+    def scan_summary(self) -> dict[str, dict[str, dict[str, float]]]:
+        """For each method and metric of a scan: mean, standard deviation and count."""
+        return {method: summarise(rows) for method, rows in self.scans.items()}
+
+
+def load(checkpoint: str | Path, device: str = "cpu") -> UnrolledNetwork:
+    """The network of a checkpoint, ready to reconstruct.
+
+    Raises:
+        CheckpointError: if it cannot be read or belongs to another architecture.
+    """
+    return open_network(checkpoint, device)[0]
+
+
+def evaluate(
+    checkpoint: str | Path,
+    data: str | Path | Mapping[str, Any] | None = None,
+    *,
+    baselines: bool = False,
+    device: str = "auto",
+) -> Evaluation:
+    """Reconstruct fully sampled scans after undersampling them, and compare.
+
+    Args:
+        checkpoint: of the network.
+        data: a folder of HDF5 scans (see :mod:`gleam.data.prepared`); or settings that replace
+            those of the checkpoint's ``data`` section, such as ``{"mask": {"acceleration": 3}}``;
+            the run's own test split by default.
+        baselines: compare with CG-SENSE and L1-wavelet too, the latter with the best of several
+            weights, chosen with the reference in sight.
+        device: "cpu", "cuda" or "auto".
+
+    Returns:
+        The metrics of "zero-filled", "network" and, if asked for, "CG-SENSE" and "L1-wavelet".
+
+    Raises:
+        CheckpointError, ConfigError, DataError: naming the file or setting.
+    """
+    network, config = open_network(checkpoint, device)
+    return evaluate_network(network, _test_loader(config, data), build_device(device), baselines)
+
+
+def evaluate_network(
+    network: Network, loader: Loader, device: torch.device, baselines: bool = False
+) -> Evaluation:
+    """:func:`evaluate` for a network and a loader at hand."""
+    slices: dict[str, list[Scores]] = {}
+    volumes: dict[str, dict[str, list[tuple[Tensor, Tensor]]]] = {}
+    cases = []
+    for example, batch, reconstruction in reconstructions(network, loader, device):
+        images = {"zero-filled": batch.rescale(batch.zero_filled)[0]}
+        if baselines:
+            images |= reconstruct_classically(batch)
+        images["network"] = reconstruction
+        for method, image in images.items():
+            slices.setdefault(method, []).append(evaluate_slice(image, example.target))
+            pairs = volumes.setdefault(method, {}).setdefault(example.scan, [])
+            pairs.append((image[0], example.target[0]))
+        cases.append({**images, "reference": example.target})
+    scans = {
+        method: [_score_scan(pairs) for pairs in by_scan.values()]
+        for method, by_scan in volumes.items()
+    }
+    return Evaluation(slices, scans, _pick(cases, slices["network"]))
+
+
+@torch.no_grad()
+def reconstructions(
+    network: Network, loader: Loader, device: torch.device
+) -> Iterator[tuple[Example, Batch, Tensor]]:
+    """Each example of a loader under its fixed mask, its batch, and the reconstruction.
+
+    The reconstruction is ``(maps, *space)`` in the units of the example's target, on the CPU.
+    """
+    for example, batch in loader.fixed():
+        yield example, batch, batch.rescale(run_network(network, batch.to(device)).cpu())[0]
+
+
+def run_network(network: Network, batch: Batch) -> Tensor:
+    """All steps of a network: the image ``(batch, maps, *space)``, normalised as the batch."""
+    state = network.start(batch)
+    for index in range(len(network.steps)):
+        state = network.step(index, state, batch)
+    return network.image(state, batch)
+
+
+def open_network(checkpoint: str | Path, device: str) -> tuple[UnrolledNetwork, Config]:
+    """The network of a checkpoint in evaluation mode, and the configuration of its run."""
+    content = read_checkpoint(checkpoint)
+    config = read_config(content, checkpoint)
+    network = build_network(config.network, config.data.map_sets)
+    load_weights(network, content["network"], checkpoint)
+    return network.to(build_device(device)).eval(), config
+
+
+def _test_loader(config: Config, data: str | Path | Mapping[str, Any] | None) -> Loader:
+    if isinstance(data, str | Path):
+        calibration = config.data.mask.calibration
+        source = PreparedScans(data, calibration, config.data.map_sets)
+        return Loader(source, build_masks(config.data), config.seed)
+    return build_loader(load_config(config, data=data or {}).data, "test", config.seed)
+
+
+def reconstruct_classically(batch: Batch) -> dict[str, Tensor]:
+    """CG-SENSE and L1-wavelet images ``(1, *space)`` of a batch of one, in its original units.
+
+    Args:
+        batch: normalised, with one map set and the target, which chooses the wavelet weight.
+    """
+    if batch.target is None:
+        raise ValueError("the best wavelet weight is chosen with a target, got None")
+    if batch.maps.shape[1] > 1:
+        raise ValueError("the classical baselines take one map set: set data.map_sets to 1")
+    measured = batch.kspace, batch.mask, batch.maps
+    wavelet, _ = best_l1_wavelet(*measured, L1_WEIGHTS, batch.target)
+    images = {"CG-SENSE": cg_sense(*measured), "L1-wavelet": wavelet}
+    return {method: batch.rescale(image)[0] for method, image in images.items()}
+
+
+def _score_scan(pairs: list[tuple[Tensor, Tensor]]) -> Scores:
+    images, references = (torch.stack(list(part)) for part in zip(*pairs, strict=True))
+    return evaluate_scan(images, references)
+
+
+def _pick(cases: list[dict[str, Tensor]], scores: list[Scores]) -> dict[str, dict[str, Tensor]]:
+    order = sorted(range(len(cases)), key=lambda number: scores[number]["psnr"])
+    places = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
+    return {name: cases[number] for name, number in places.items()}

@@ -1,0 +1,130 @@
+"""From whatever arrays a user holds to a checked batch: infer the mask, estimate the coil maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gleam.batch import Batch
+from physics.coils import espirit
+from physics.masks import calibration_size, compact
+
+Array = Tensor | np.ndarray
+LARGEST_CALIBRATION = 24
+SMALLEST_CALIBRATION = 8
+
+
+def make_batch(
+    kspace: Array,
+    mask: Array | None = None,
+    maps: Array | None = None,
+    *,
+    ndim: int = 2,
+    map_sets: int = 1,
+) -> Batch:
+    """Check measurements and fill in what is not given.
+
+    Args:
+        kspace: complex ``(coils, *space)`` or ``(slices, coils, *space)``.
+        mask: 1 where measured, ``space`` or ``(slices, *space)``, size 1 on axes along which it
+            does not vary; by default where any coil's k-space differs from zero.
+        maps: ``(coils, *space)`` or ``(maps, coils, *space)``, with a leading slice axis if
+            ``kspace`` has one; by default ESPIRiT's from the fully sampled centre.
+        ndim: number of axes of space.
+        map_sets: sets to estimate.
+
+    Returns:
+        A batch, one image a slice, not normalised.
+
+    Raises:
+        TypeError: if k-space or maps are not complex, or the mask is.
+        ValueError: says what must hold, what came and what to do.
+    """
+    measured = _kspace(kspace, ndim)
+    space = tuple(measured.shape[2:])
+    sampled = _mask(mask, measured, space)
+    measured = measured * sampled
+    if maps is None:
+        coils = _estimate_maps(measured, sampled, map_sets)
+    else:
+        coils = _maps(maps, measured, ndim, has_slices=torch.as_tensor(kspace).ndim == ndim + 2)
+    return Batch(measured, sampled, coils)
+
+
+def _kspace(kspace: Array, ndim: int) -> Tensor:
+    data = torch.as_tensor(kspace)
+    if not data.is_complex():
+        raise TypeError(f"k-space must be complex, got {data.dtype}")
+    if data.ndim not in (ndim + 1, ndim + 2):
+        raise ValueError(
+            f"k-space must be (coils, *space) or (slices, coils, *space) with {ndim} axes of "
+            f"space, got shape {tuple(data.shape)}"
+        )
+    data = data.to(torch.complex64)
+    if data.numel() == 0 or not data.abs().any():
+        raise ValueError(f"k-space of shape {tuple(data.shape)} is empty: no sample is non-zero")
+    if not torch.isfinite(torch.view_as_real(data)).all():
+        raise ValueError("k-space holds NaN or infinity; replace or leave out those samples")
+    return data if data.ndim == ndim + 2 else data[None]
+
+
+def _mask(mask: Array | None, kspace: Tensor, space: tuple[int, ...]) -> Tensor:
+    if mask is None:
+        sampled = (kspace != 0).any(1)
+    else:
+        sampled = torch.as_tensor(mask, device=kspace.device)
+        if sampled.is_complex():
+            raise TypeError(f"the mask must be real or boolean, got {sampled.dtype}")
+        sampled = sampled if sampled.ndim == len(space) + 1 else sampled[None]
+        _check_space("mask", tuple(sampled.shape), (len(kspace), *space), allow_one=True)
+        sampled = sampled.expand(len(kspace), *sampled.shape[1:])
+    if not sampled.flatten(1).any(1).all():
+        raise ValueError("the mask must sample something in every slice, got none; is it inverted?")
+    constant = compact(sampled.to(torch.float32))
+    return constant.expand(len(kspace), *constant.shape[1:])[:, None]
+
+
+def _maps(maps: Array, kspace: Tensor, ndim: int, has_slices: bool) -> Tensor:
+    coils = torch.as_tensor(maps, device=kspace.device)
+    if not coils.is_complex():
+        raise TypeError(f"coil maps must be complex, got {coils.dtype}")
+    without_sets = ndim + 1 + has_slices
+    if coils.ndim not in (without_sets, without_sets + 1):
+        raise ValueError(
+            f"coil maps must be (coils, *space) or (maps, coils, *space), with a slice axis in "
+            f"front if k-space has one; got shape {tuple(coils.shape)}"
+        )
+    coils = coils if has_slices else coils[None]
+    coils = coils if coils.ndim == ndim + 3 else coils[:, None]
+    found = (coils.shape[0], *coils.shape[2:])
+    _check_space("coil maps", found, tuple(kspace.shape), allow_one=False)
+    return coils.to(torch.complex64)
+
+
+def _estimate_maps(kspace: Tensor, mask: Tensor, sets: int) -> Tensor:
+    space = tuple(kspace.shape[2:])
+    maps = []
+    for data, sampled in zip(kspace, mask[:, 0], strict=True):
+        block = tuple(min(LARGEST_CALIBRATION, n) for n in calibration_size(sampled, space))
+        if min(block) < SMALLEST_CALIBRATION:
+            raise ValueError(
+                "coil maps can be estimated only from a fully sampled centre of at least "
+                f"{SMALLEST_CALIBRATION} samples along every axis, the mask has {block}; "
+                "pass coil maps (maps=...)"
+            )
+        maps.append(espirit(data[None], block, sets))
+    return torch.cat(maps)
+
+
+def _check_space(
+    name: str, found: tuple[int, ...], wanted: tuple[int, ...], allow_one: bool
+) -> None:
+    if len(found) != len(wanted):
+        raise ValueError(f"{name}: expected {len(wanted)} axes to fit {wanted}, got {found}")
+    for axis, (ours, theirs) in enumerate(zip(found, wanted, strict=True)):
+        if ours != theirs and not (allow_one and ours == 1):
+            raise ValueError(
+                f"{name} and k-space do not fit: axis {axis - len(wanted)} has size {ours} in the "
+                f"{name}, {theirs} in k-space"
+            )

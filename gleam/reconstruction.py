@@ -1,0 +1,60 @@
+"""Reconstruct measured k-space with a trained network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gleam.build import build_device
+from gleam.evaluation import open_network, run_network
+from gleam.inputs import make_batch
+
+
+@torch.no_grad()
+def reconstruct(
+    checkpoint: str | Path,
+    kspace: Tensor | np.ndarray,
+    mask: Tensor | np.ndarray | None = None,
+    maps: Tensor | np.ndarray | None = None,
+    *,
+    device: str = "auto",
+) -> Tensor:
+    """Reconstruct undersampled multi-coil k-space.
+
+    Args:
+        checkpoint: of the network.
+        kspace: complex ``(coils, *space)`` or ``(slices, coils, *space)``, centred orthonormal
+            FFT of the coil images, in any units.
+        mask: 1 where measured, ``space`` with size-1 axes where it does not vary; by default
+            the positions at which any coil's k-space differs from zero.
+        maps: coil maps ``(coils, *space)`` or ``(maps, coils, *space)``, with a leading slice
+            axis if ``kspace`` has one; by default ESPIRiT's from the fully sampled centre.
+        device: "cpu", "cuda" or "auto".
+
+    Returns:
+        Complex64 image ``(maps, *space)`` or ``(slices, maps, *space)`` in the units of the
+        zero-filled reconstruction, on the CPU; the axis of maps is dropped if there is one.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be used.
+        ValueError: if k-space is empty or not finite, shapes do not fit, the mask samples
+            nothing, or maps must be estimated and there is no calibration region.
+    """
+    network, config = open_network(checkpoint, device)
+    ndim = config.network.ndim
+    batch = make_batch(kspace, mask, maps, ndim=ndim, map_sets=config.data.map_sets)
+    if batch.maps.shape[1] != config.data.map_sets:
+        raise ValueError(
+            f"the network was trained with {config.data.map_sets} coil-map sets, "
+            f"got {batch.maps.shape[1]}"
+        )
+    images = []
+    for single in batch.split():  # slice by slice: memory stays that of one image
+        one = single.normalised().to(build_device(device))
+        images.append(one.rescale(run_network(network, one)).cpu())
+    image = torch.cat(images)
+    image = image[:, 0] if image.shape[1] == 1 else image
+    return image if torch.as_tensor(kspace).ndim == ndim + 2 else image[0]

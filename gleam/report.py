@@ -1,0 +1,73 @@
+"""Evaluations as tables and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gleam.evaluation import Evaluation
+from gleam.plots import comparison
+
+COLUMNS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "nrmse": "NRMSE"}
+DIGITS = {"psnr": 2, "ssim": 4, "nrmse": 4}
+
+
+def print_table(evaluation: Evaluation, console: Console) -> None:
+    """Print mean and standard deviation over slices, a line a method."""
+    rows = _rows(evaluation)
+    table = Table(*rows[0], title="complex metrics, mean ± standard deviation over slices")
+    for row in rows[1:]:
+        table.add_row(*row)
+    console.print(table)
+
+
+def markdown_table(evaluation: Evaluation) -> str:
+    """The same table in Markdown."""
+    head, *rows = _rows(evaluation)
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def write_report(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Write ``metrics.json``, ``table.md`` and pictures of the worst, median and best slice.
+
+    Returns:
+        The files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = folder / "metrics.json"
+    content = {
+        "slices": evaluation.slices,
+        "scans": evaluation.scans,
+        "summary": evaluation.summary,
+        "scan_summary": evaluation.scan_summary,
+    }
+    metrics.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    table = folder / "table.md"
+    table.write_text(markdown_table(evaluation), encoding="utf-8")
+    return [metrics, table, *write_pictures(evaluation, folder)]
+
+
+def write_pictures(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Write a picture of the worst, median and best slice; returns the files."""
+    paths = []
+    for name, images in evaluation.examples.items():
+        shown = {method: image[0] for method, image in images.items() if method != "reference"}
+        title = f"{name} test slice by PSNR of the network"
+        path = comparison(folder / f"{name}.png", shown, images["reference"][0], title)
+        paths.append(path)
+    return paths
+
+
+def _rows(evaluation: Evaluation) -> list[list[str]]:
+    rows = [["method", *COLUMNS.values(), "slices"]]
+    for method, metrics in evaluation.summary.items():
+        cells = [
+            f"{metrics[key]['mean']:.{DIGITS[key]}f} ± {metrics[key]['std']:.{DIGITS[key]}f}"
+            for key in COLUMNS
+        ]
+        rows.append([method, *cells, str(int(metrics["psnr"]["count"]))])
+    return rows

@@ -1,0 +1,141 @@
+"""The folder of a run: resolved configuration, provenance, metrics and checkpoints."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gleam.checkpoint import versions
+from gleam.config import Config, dump_config
+from gleam.plots import learning_curves
+
+
+class RunFolderError(RuntimeError):
+    """A folder that a run must not write to; the message says what to do."""
+
+
+class RunFolder:
+    """Files of one run.
+
+    Args:
+        config: of the run; its ``out`` is the folder.
+        resume: continue the run that is there, if there is one.
+
+    Raises:
+        RunFolderError: if the folder holds a run and ``resume`` is false, or another run.
+    """
+
+    def __init__(self, config: Config, resume: bool) -> None:
+        self.path = config.out
+        self.last = self.path / "last.pt"
+        self.best = self.path / "best.pt"
+        self._config = self.path / "config.yaml"
+        self._metrics = self.path / "metrics.jsonl"
+        if self._config.exists():
+            self._check(config, resume)
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write(self._config, yaml.safe_dump(dump_config(config), sort_keys=False))
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.last.exists()
+
+    def describe(self, scans: Mapping[str, Sequence[str]], **facts: Any) -> None:
+        """Write what a reader needs to repeat the run: versions, seeds, splits."""
+        content = {"versions": versions(), **facts, "scans": dict(scans)}
+        _write(self.path / "run.json", json.dumps(content, indent=1))
+
+    def keep_records(self, iteration: int) -> None:
+        """Drop the records after an iteration: a resumed run writes them again."""
+        kept = [record for record in self.records() if record["iteration"] <= iteration]
+        _write(self._metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records of ``metrics.jsonl``; a last line cut off by a crash is left out."""
+        if not self._metrics.exists():
+            return []
+        lines = self._metrics.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def draw_curves(self) -> None:
+        """Write ``curves.png``: loss of every module and validation PSNR."""
+        if records := self.records():
+            learning_curves(self.path / "curves.png", records)
+
+    def open_records(self) -> Records:
+        """Append to ``metrics.jsonl``."""
+        return Records(self._metrics)
+
+    def _check(self, config: Config, resume: bool) -> None:
+        if not resume:
+            raise RunFolderError(
+                f"{self.path} already holds a run: continue it with --resume (resume=True) "
+                "or choose another folder with out=..."
+            )
+        before = _flatten(yaml.safe_load(self._config.read_text(encoding="utf-8")))
+        now = _flatten(dump_config(config))
+        free = {"out", "device", "training.patience"}
+        free |= {"training.validate_every", "training.save_every"}
+        if config.training.schedule == "constant":
+            free.add("training.iterations")
+        keys = before.keys() | now.keys()
+        changed = sorted(k for k in keys - free if before.get(k) != now.get(k))
+        if changed:
+            raise RunFolderError(
+                f"{self.path} holds a run with other settings, so it cannot be resumed: "
+                + "; ".join(f"{k} was {before.get(k)}, is now {now.get(k)}" for k in changed)
+            )
+
+
+class Records:
+    """Writes one JSON line a record, and TensorBoard scalars if TensorBoard is installed."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self._board: Any = None
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(path.parent))
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append a record, which has an "iteration" and numbers or lists of numbers."""
+        self._file.write(json.dumps(dict(record)) + "\n")
+        self._file.flush()
+        if self._board is None:
+            return
+        for key, value in record.items():
+            values = (
+                {key: value}
+                if not isinstance(value, list)
+                else {f"{key}/{number}": item for number, item in enumerate(value)}
+            )
+            for name, number in values.items():
+                self._board.add_scalar(name, number, record["iteration"])
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = prefix + key
+        flat.update(_flatten(value, name + ".") if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,50 @@
+"""Greedy training: every module has its own loss, and hands its detached output on."""
+
+from typing import Any
+
+from torch import Tensor
+
+from gleam.batch import Batch
+from gleam.strategies.base import Module, StepResult, Strategy, report
+
+
+class Greedy(Strategy):
+    """Greedy, decoupled training of modules one after the other (arXiv 2207.08393).
+
+    Each module runs forward from its detached input, is scored against the target, goes backward
+    and is updated; the next one receives the output computed before that update. Holds the
+    activations of one module.
+    """
+
+    def train_step(self, *batches: Batch) -> StepResult:
+        """See :meth:`Strategy.train_step`."""
+        states: list[Any] = [None] * len(batches)
+        losses: list[list[Tensor]] = []
+        norms = []
+        for module in self.modules:
+            losses.append([])
+            for number, batch in enumerate(batches):
+                part, states[number] = self._forward(module, states[number], batch)
+                part = part / len(batches)
+                part.backward()
+                losses[-1].append(part.detach())
+            norms.append(module.update())
+        return report(losses, norms)
+
+    def _forward(self, module: Module, state: Any, batch: Batch) -> tuple[Tensor, Any]:
+        if module is self.modules[0]:
+            state = self.network.start(batch)
+        for index in module.steps:
+            state = self.network.step(index, state, batch)
+        return self.score(state, batch), detach(state)
+
+
+def detach(state: Any) -> Any:
+    """Cut a state, a tensor or tensors in tuples, lists or dicts, off its history."""
+    if isinstance(state, Tensor):
+        return state.detach()
+    if isinstance(state, dict):
+        return {key: detach(value) for key, value in state.items()}
+    if isinstance(state, tuple | list):
+        return type(state)(detach(value) for value in state)
+    return state

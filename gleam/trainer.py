@@ -1,0 +1,230 @@
+"""The training loop: exact to resume, safe to stop, loud about NaN."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from gleam.build import SPLITS, build_device, build_loader, build_network, build_strategy
+from gleam.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from gleam.config import Config, dump_config, load_config
+from gleam.evaluation import reconstructions
+from gleam.metrics import evaluate_slice, summarise
+from gleam.progress import Display
+from gleam.run_folder import Records, RunFolder
+from gleam.strategies import NonFiniteError, StepResult
+
+
+class TrainingDiverged(RuntimeError):
+    """Training met NaN or infinity; the message names iteration and module."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended.
+
+    Attributes:
+        folder: of the run.
+        best: checkpoint with the best validation PSNR.
+        last: checkpoint of the last iteration.
+        iteration: iterations done.
+        psnr: best validation PSNR [dB], complex, mean over slices; NaN before the first.
+        finished: False if the run was stopped by a signal and waits to be resumed.
+    """
+
+    folder: Path
+    best: Path
+    last: Path
+    iteration: int
+    psnr: float
+    finished: bool
+
+
+def train(
+    config: str | Path | Mapping[str, Any] | Config,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    **overrides: Any,
+) -> TrainingResult:
+    """Train an unrolled network.
+
+    Args:
+        config: YAML file, mapping or Config; see :mod:`gleam.config` for all settings.
+        resume: continue the run in the folder ``out``; starts it if there is none.
+        quiet: show no progress.
+        overrides: settings that replace those of ``config``, such as ``strategy="greedy"``,
+            ``network={"steps": 4}`` or ``**{"training.iterations": 500}``.
+
+    Returns:
+        Where the checkpoints are and how good the best one is.
+
+    Raises:
+        ConfigError: if a setting is unknown or out of range.
+        RunFolderError: if the folder holds another run.
+        CheckpointError: if a checkpoint cannot be read or written.
+        DataError: if a data file cannot be used.
+        TrainingDiverged: at NaN or infinity; the last good checkpoint stays as it was.
+    """
+    checked = load_config(config, **overrides)
+    with torch.random.fork_rng():
+        torch.manual_seed(checked.seed)
+        return _Trainer(checked, resume, quiet).run()
+
+
+class _Trainer:
+    def __init__(self, config: Config, resume: bool, quiet: bool) -> None:
+        self.config = config
+        self.quiet = quiet
+        self.device = build_device(config.device)
+        self.loader = build_loader(config.data, "train", config.seed)
+        self.validation = build_loader(config.data, "validate", config.seed)
+        self.network = build_network(config.network, config.data.map_sets).to(self.device)
+        self.strategy = build_strategy(config, self.network)
+        self.folder = RunFolder(config, resume)
+        self.iteration = 0
+        self.best = float("nan")
+        self.worse = 0  # validations since the best one
+        if resume and self.folder.resumable:
+            self.restore()
+        self.folder.keep_records(self.iteration)
+        scans = {"train": self.loader.source.scans, "validate": self.validation.source.scans}
+        self.folder.describe(scans, seed=config.seed, splits=sorted(SPLITS))
+
+    def run(self) -> TrainingResult:
+        training, display_from = self.config.training, self.iteration
+        records = self.folder.open_records()
+        display = Display(training.iterations, display_from, self.device, self.quiet)
+        try:
+            with display, _StopSignals() as stop:
+                while not (self.finished or stop.requested):
+                    result = self.step(records)
+                    display.advance(self.iteration, result)
+                    if self.due(training.validate_every):
+                        display.validated(self.validate(records))
+                    if stop.requested or self.due(training.save_every):
+                        self.save(self.folder.last)
+                if stop.requested and not self.finished:
+                    display.say(f"stopped after iteration {self.iteration}; go on with --resume")
+        finally:
+            records.close()
+            self.strategy.close()
+        folder = self.folder
+        folder.draw_curves()
+        return TrainingResult(
+            folder.path, folder.best, folder.last, self.iteration, self.best, self.finished
+        )
+
+    @property
+    def finished(self) -> bool:
+        training = self.config.training
+        patient = training.patience is None or self.worse < training.patience
+        return self.iteration >= training.iterations or not patient
+
+    def due(self, every: int) -> bool:
+        return self.iteration % every == 0 or self.finished
+
+    def step(self, records: Records) -> StepResult:
+        started = time.perf_counter()
+        training = self.config.training
+        batches = self.loader.training(self.iteration, training.batch_size, training.accumulate)
+        loaded = time.perf_counter()
+        try:
+            result = self.strategy.train_step(*(batch.to(self.device) for batch in batches))
+        except NonFiniteError as error:
+            kept = f"{self.folder.last} is the last good checkpoint"
+            raise TrainingDiverged(
+                f"iteration {self.iteration + 1}: {error}. Nothing was saved since; "
+                f"{kept if self.folder.resumable else 'there is no checkpoint yet'}. "
+                "Try a lower training.learning_rate or set training.clip"
+            ) from None
+        self.iteration += 1
+        records.write(
+            {
+                "iteration": self.iteration,
+                **result,
+                "learning_rate": self.strategy.modules[0].optimizer.param_groups[0]["lr"],
+                "data_seconds": round(loaded - started, 6),
+                "step_seconds": round(time.perf_counter() - loaded, 6),
+            }
+        )
+        return result
+
+    def validate(self, records: Records) -> float:
+        self.strategy.synchronise()
+        images = reconstructions(self.network, self.validation, self.device)
+        rows = [evaluate_slice(image, example.target) for example, _, image in images]
+        means = {name: value["mean"] for name, value in summarise(rows).items()}
+        records.write({"iteration": self.iteration, **means})
+        if not self.best >= means["psnr"]:
+            self.best, self.worse = means["psnr"], 0
+            self.save(self.folder.best)
+        else:
+            self.worse += 1
+        return means["psnr"]
+
+    def save(self, path: Path) -> None:
+        self.strategy.synchronise()
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        save_checkpoint(
+            path,
+            {
+                "config": json.dumps(dump_config(self.config)),
+                "network": self.network.state_dict(),
+                "strategy": self.strategy.state_dict(),
+                "iteration": self.iteration,
+                "progress": {"best": self.best, "worse": self.worse},
+                "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            },
+        )
+
+    def restore(self) -> None:
+        content = read_checkpoint(self.folder.last)
+        load_weights(self.network, content["network"], self.folder.last)
+        self.strategy.load_state_dict(content["strategy"])
+        self.iteration = content["iteration"]
+        self.best, self.worse = content["progress"]["best"], content["progress"]["worse"]
+        torch.set_rng_state(content["random"]["cpu"])
+        if torch.cuda.is_available() and content["random"]["cuda"]:
+            torch.cuda.set_rng_state_all(content["random"]["cuda"])
+
+
+class _StopSignals:
+    """Turns the first SIGINT or SIGTERM into a request; the second acts as usual."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._request) for number in self.SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

@@ -1,0 +1,120 @@
+"""Residual CNNs on real channels, in two or three dimensions.
+
+Both start as the identity (their last convolution is zero), so that an untrained unrolled network
+is the plain iterative algorithm. Both keep little for the backward pass: activations act in place
+wherever their input is not needed again, and convolutions run channels-last, the layout in which
+complex images already lie.
+"""
+
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor, nn
+
+Padding = Literal["zeros", "reflect"]
+
+CONVOLUTIONS: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def convolution(
+    ndim: int,
+    inputs: int,
+    outputs: int,
+    size: int = 3,
+    bias: bool = False,
+    padding: Padding = "zeros",
+) -> nn.Module:
+    """Convolution over ``ndim`` (2 or 3) axes that keeps the image size."""
+    if ndim not in CONVOLUTIONS:
+        raise ValueError(f"ndim must be one of {sorted(CONVOLUTIONS)}, got {ndim}")
+    return CONVOLUTIONS[ndim](
+        inputs, outputs, size, padding=size // 2, bias=bias, padding_mode=padding
+    )
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """The same layer with all parameters zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class ResidualBlock(nn.Module):
+    """Twice ReLU and a 3-wide convolution, beside a shortcut; pre-activation as in 1603.05027."""
+
+    def __init__(self, ndim: int, inputs: int, features: int, padding: Padding = "zeros") -> None:
+        super().__init__()
+        self.first = convolution(ndim, inputs, features, padding=padding)
+        self.second = convolution(ndim, features, features, padding=padding)
+        self.shortcut = (
+            nn.Identity()
+            if inputs == features
+            else convolution(ndim, inputs, features, size=1, bias=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Real ``(batch, inputs, *space)`` to ``(batch, features, *space)``."""
+        hidden = self.first(x.relu()).relu_()
+        return self.second(hidden).add_(self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Pre-activation residual network of the proximal-gradient step (arXiv 2207.08393).
+
+    Args:
+        channels: input and output channels, two for each map set.
+        features: width.
+        blocks: residual blocks, two convolutions each.
+        ndim: number of axes convolved, 2 or 3.
+        padding: ``"zeros"``, or ``"reflect"`` as published (slower, and a copy more).
+    """
+
+    def __init__(
+        self,
+        channels: int = 2,
+        features: int = 100,
+        blocks: int = 2,
+        ndim: int = 2,
+        padding: Padding = "zeros",
+    ) -> None:
+        super().__init__()
+        widths = [channels] + [features] * blocks
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(ndim, inputs, features, padding) for inputs in widths[:-1])
+        )
+        self.last = zeroed(convolution(ndim, features, channels, bias=True, padding=padding))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Real ``(batch, channels, *space)`` to the same shape."""
+        return x + self.last(self.blocks(x))
+
+
+class ConvNet(nn.Module):
+    """Plain residual convolutions of the MoDL step, ``x + five convolutions`` (arXiv 1712.02862).
+
+    Args:
+        channels: input and output channels, two for each map set.
+        features: width.
+        layers: number of convolutions, at least two.
+        ndim: number of axes convolved, 2 or 3.
+        padding: ``"zeros"`` or ``"reflect"``.
+    """
+
+    def __init__(
+        self,
+        channels: int = 2,
+        features: int = 70,
+        layers: int = 5,
+        ndim: int = 2,
+        padding: Padding = "zeros",
+    ) -> None:
+        super().__init__()
+        widths = [channels] + [features] * (layers - 1) + [channels]
+        stack: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            stack += [convolution(ndim, inputs, outputs, padding=padding), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*stack[:-2], zeroed(stack[-2]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Real ``(batch, channels, *space)`` to the same shape."""
+        return x + self.layers(x)

@@ -1,0 +1,240 @@
+"""Coil sensitivity maps from k-space: ESPIRiT (Uecker et al., MRM 2014).
+
+Shapes: k-space ``(batch, coils, *space)``, maps ``(batch, sets, coils, *space)``, image
+``(batch, sets, *space)``. Space is ``(y, x)`` or ``(z, y, x)``, with the zero frequency at
+index ``n // 2`` of every axis.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from physics.fourier import ifft
+from physics.masks import calibration_size
+
+_GRID = 64  # eigenvectors are first found on at most this many points per axis
+_TOLERANCE = 0.01  # residual |G v - l v| / l up to which an interpolated eigenvector is accepted
+_SLAB = 4096  # pixels handled at a time, so that their coil matrices stay in the cache
+
+
+@torch.no_grad()
+def espirit(
+    kspace: Tensor,
+    calibration: int | tuple[int, ...] = 24,
+    sets: int = 1,
+    kernel_size: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.8,
+) -> Tensor:
+    """Coil maps as eigenvectors of the calibration consistency condition, DOI 10.1002/mrm.24751.
+
+    Each pixel has a Hermitian coils x coils matrix G with eigenvalues in 0 .. 1, near 1 where an
+    object is and its eigenvector is the coils' sensitivity. G is a trigonometric polynomial of
+    degree ``kernel_size - 1``, so a single map set is found on a coarse grid, interpolated,
+    refined by one power iteration and, where that leaves a residual, replaced by the exact
+    eigenvector. Several sets (an object wider than the field of view) are exact everywhere.
+    No gradient flows through it.
+
+    Args:
+        kspace: complex ``(batch, coils, *space)``, fully sampled in its centre.
+        calibration: extent of that centre, one for all axes or one per axis.
+        sets: number of map sets, at most the number of coils.
+        kernel_size: extent of the k-space kernels along every axis.
+        threshold: singular values of the calibration matrix below this fraction of the largest
+            are taken for noise.
+        crop: maps are zero where the eigenvalue of their own set is below this (hard).
+
+    Returns:
+        Maps ``(batch, sets, coils, *space)`` of the dtype of ``kspace``, contiguous, with unit
+        root sum of squares over coils inside their support. The phase is relative to the first
+        principal component of the calibration data, whose largest entry is made real: this
+        virtual coil has phase zero everywhere.
+
+    Raises:
+        TypeError: if the k-space is not complex.
+        ValueError: if shapes do not fit, or the calibration block is not finite, not fully
+            sampled or smaller than the kernel.
+    """
+    block = _calibration_block(kspace, calibration, sets, kernel_size)
+    maps = kspace.new_empty(len(kspace), sets, *kspace.shape[1:])
+    for sample, data in zip(maps, block, strict=True):
+        coefficients = _coefficients(data, kernel_size, threshold)
+        _fill(sample, coefficients, _virtual_coil(data), crop)
+    return maps
+
+
+def sense_combine(kspace: Tensor, maps: Tensor, axes: Sequence[int] = (-2, -1)) -> Tensor:
+    """Images ``sum_c conj(C_c) ifft(kspace)_c`` of shape ``(batch, sets, *space)``.
+
+    Args:
+        kspace: complex ``(batch, coils, *space)``.
+        maps: coil maps ``(batch, sets, coils, *space)``.
+        axes: the encoded axes.
+    """
+    return (maps.conj() * ifft(kspace, axes).unsqueeze(1)).sum(2)
+
+
+def _virtual_coil(block: Tensor) -> Tensor:
+    """First principal component over coils, its largest entry real (it is defined up to phase)."""
+    samples = block.flatten(1) / block.abs().max()
+    component = torch.linalg.eigh(samples @ samples.mH).eigenvectors[:, -1]
+    return component * torch.exp(-1j * component[component.abs().argmax()].angle())
+
+
+def _coefficients(block: Tensor, kernel_size: int, threshold: float) -> Tensor:
+    """Fourier coefficients ``(*[2k - 1], coils, coils)`` of G, from calibration data.
+
+    Let Q project onto the span of all k-space patches of the block. Averaging Q over the patches
+    that hold a sample is a convolution of the coils' k-space, whose kernel sums Q along its
+    (block-Toeplitz) diagonals: G is the Fourier transform of that kernel.
+    """
+    coils, ndim = block.shape[0], block.ndim - 1
+    patches = block / block.abs().max()
+    for axis in range(1, ndim + 1):
+        patches = patches.unfold(axis, kernel_size, 1)
+    rows = coils * kernel_size**ndim
+    patches = patches.flatten(1, ndim).transpose(0, 1).reshape(-1, rows).T
+    power, basis = torch.linalg.eigh(patches @ patches.mH)
+    basis = basis[:, power > threshold**2 * power[-1]]
+    projection = (basis @ basis.mH).reshape(coils, rows // coils, coils, rows // coils)
+
+    width = 2 * kernel_size - 1
+    points = torch.cartesian_prod(*[torch.arange(kernel_size)] * ndim).reshape(-1, ndim)
+    lags = points[None] - points[:, None] + kernel_size - 1
+    index = (lags * width ** torch.arange(ndim - 1, -1, -1)).sum(-1).flatten()
+    sums = block.new_zeros(width**ndim, coils * coils)
+    sums.index_add_(
+        0, index.to(block.device), projection.permute(1, 3, 0, 2).reshape(-1, coils * coils)
+    )
+    return sums.reshape(*[width] * ndim, coils, coils) / kernel_size**ndim
+
+
+def _fill(maps: Tensor, coefficients: Tensor, reference: Tensor, crop: float) -> None:
+    """Write the maps ``(sets, coils, *space)`` of one sample, slab by slab of the first axis."""
+    sets, space = maps.shape[0], maps.shape[2:]
+    grid = [min(n, _GRID) for n in space]
+    coarse = None
+    if sets == 1:
+        start = _matrices(coefficients, [_positions(m, maps.device) for m in grid])
+        coarse = _align(_eigen(start, 1)[0], reference)[0]
+    lines = [_positions(n, maps.device) for n in space]
+    for part in torch.arange(space[0]).split(max(1, _SLAB // math.prod(space[1:]))):
+        rows = slice(int(part[0]), int(part[-1]) + 1)
+        positions = [lines[0][rows], *lines[1:]]
+        matrices = _matrices(coefficients, positions)
+        if coarse is None:
+            vectors, values = _eigen(matrices, sets)
+        else:
+            vectors, values = _refine(matrices, _interpolate(coarse, positions))
+        maps[:, :, rows] = _align(vectors, reference) * (values >= crop).unsqueeze(1)
+
+
+def _positions(n: int, device: torch.device) -> Tensor:
+    """Pixel positions from the centre of the field of view, as fractions of it."""
+    return (torch.arange(n, device=device) - n // 2) / n
+
+
+def _matrices(coefficients: Tensor, positions: Sequence[Tensor]) -> Tensor:
+    """G ``(coils, coils, *space)`` at positions in fractions of the field of view."""
+    degree = coefficients.shape[0] // 2
+    orders = torch.arange(-degree, degree + 1, device=coefficients.device)
+    for position in positions:
+        phase = -2 * math.pi * position[:, None] * orders
+        waves = torch.polar(torch.ones_like(phase), phase).to(coefficients.dtype)
+        coefficients = torch.tensordot(coefficients, waves, dims=([0], [1]))
+    return coefficients
+
+
+def _eigen(matrices: Tensor, sets: int) -> tuple[Tensor, Tensor]:
+    """Leading eigenvectors ``(sets, coils, *space)`` and values ``(sets, *space)``, exactly."""
+    values, vectors = torch.linalg.eigh(matrices.movedim((0, 1), (-2, -1)))
+    values, vectors = values[..., -sets:].flip(-1), vectors[..., -sets:].flip(-1)
+    return vectors.movedim((-1, -2), (0, 1)), values.movedim(-1, 0)
+
+
+def _refine(matrices: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
+    """Leading eigenvector and value from an approximate one ``(coils, *space)``."""
+    guess = guess / _norm(guess).clamp_min(1e-6)
+    image = (matrices * guess).sum(1)
+    values = _norm(image)
+    vectors = image / values.clamp_min(1e-6)
+    residual = _norm(image - values * guess)
+    poor = ~(residual < _TOLERANCE * values)  # also where the guess vanishes
+    exact, exact_values = _eigen(matrices[:, :, poor], 1)
+    vectors[:, poor], values[poor] = exact[0], exact_values[0]
+    return vectors[None], values[None]
+
+
+def _norm(vectors: Tensor) -> Tensor:
+    """Norm over the first axis; five times faster than vector_norm on complex data."""
+    return torch.view_as_real(vectors).square().sum((0, -1)).sqrt()
+
+
+def _interpolate(coarse: Tensor, positions: Sequence[Tensor]) -> Tensor:
+    """Periodic linear interpolation of ``(coils, *grid)`` at fractions of the field of view."""
+    for position in positions:
+        m = coarse.shape[1]
+        distance = (position[:, None] - _positions(m, coarse.device)).abs() * m
+        weights = (1 - torch.minimum(distance, m - distance)).clamp_min(0).to(coarse.dtype)
+        coarse = torch.tensordot(coarse, weights, dims=([1], [1]))
+    return coarse
+
+
+def _align(vectors: Tensor, reference: Tensor) -> Tensor:
+    """Rotate ``(sets, coils, *space)`` so that the virtual coil ``reference`` has phase zero."""
+    virtual = torch.tensordot(reference.conj(), vectors, dims=([0], [1])).unsqueeze(1)
+    return vectors * torch.polar(torch.ones_like(virtual.real), -virtual.angle())
+
+
+def _calibration_block(
+    kspace: Tensor, calibration: int | tuple[int, ...], sets: int, kernel_size: int
+) -> Tensor:
+    """The centre ``(batch, coils, *calibration)`` of k-space, after checking everything."""
+    if not kspace.is_complex():
+        raise TypeError(f"k-space must be complex, got {kspace.dtype}")
+    coils, space = kspace.shape[1] if kspace.ndim > 1 else 0, tuple(kspace.shape[2:])
+    if kspace.ndim not in (4, 5):
+        raise ValueError(
+            f"k-space must be (batch, coils, *space) with 2 or 3 axes of space, got "
+            f"{tuple(kspace.shape)}; add a batch axis with kspace[None]"
+        )
+    if not 1 <= sets <= coils:
+        raise ValueError(f"sets must be 1 .. {coils}, the number of coils, got {sets}")
+    sizes = (calibration,) * len(space) if isinstance(calibration, int) else tuple(calibration)
+    if len(sizes) != len(space) or any(c > n for c, n in zip(sizes, space, strict=True)):
+        raise ValueError(
+            f"calibration {sizes} must have an extent for each axis of k-space {space} and lie "
+            "inside it; give a tuple of smaller extents"
+        )
+    if kernel_size < 1 or min(sizes) < kernel_size:
+        raise ValueError(
+            f"calibration {sizes} must not be smaller than the kernel ({kernel_size} along each "
+            "axis); use a smaller kernel_size, more calibration lines or a separate calibration "
+            "scan"
+        )
+    block = kspace
+    for axis, (c, n) in enumerate(zip(sizes, space, strict=True), start=2):
+        block = block.narrow(axis, n // 2 - c // 2, c)
+    _check_samples(block, kernel_size)
+    return block
+
+
+def _check_samples(block: Tensor, kernel_size: int) -> None:
+    if not bool(torch.isfinite(torch.view_as_real(block)).all()):
+        raise ValueError("k-space must be finite, got NaN or infinity in the calibration block")
+    sampled, sizes = (block != 0).any(1), tuple(block.shape[2:])
+    for number, sample in enumerate(sampled):
+        if bool(sample.all()):
+            continue
+        full = calibration_size(sample, sizes)
+        where = [axis - len(sizes) for axis in range(len(sizes)) if full[axis] < sizes[axis]]
+        cure = f"calibration={full} would work"
+        if min(full) < kernel_size:
+            cure = f"no block as large as the kernel ({kernel_size}) is: use a calibration scan"
+        raise ValueError(
+            f"the calibration block {sizes} must be fully sampled, but sample {number} of the "
+            f"batch has {int((~sample).sum())} of {sample.numel()} points zero in all coils, "
+            f"along axes {where}; {cure}"
+        )

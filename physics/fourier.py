@@ -1,0 +1,38 @@
+"""Centred orthonormal Fourier transforms, the convention of fastMRI, sigpy and BART."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def fft(image: Tensor, axes: Sequence[int] = (-2, -1)) -> Tensor:
+    """Centred orthonormal FFT, image to k-space.
+
+    Args:
+        image: complex, any shape.
+        axes: the axes to transform; the zero frequency lands on index ``n // 2``.
+
+    Returns:
+        Complex tensor of the same shape and dtype.
+    """
+    shifted = torch.fft.ifftshift(image, dim=tuple(axes))
+    return torch.fft.fftshift(
+        torch.fft.fftn(shifted, dim=tuple(axes), norm="ortho"), dim=tuple(axes)
+    )
+
+
+def ifft(kspace: Tensor, axes: Sequence[int] = (-2, -1)) -> Tensor:
+    """Centred orthonormal inverse FFT, k-space to image; the adjoint of :func:`fft`.
+
+    Args:
+        kspace: complex, any shape.
+        axes: the axes to transform.
+
+    Returns:
+        Complex tensor of the same shape and dtype.
+    """
+    shifted = torch.fft.ifftshift(kspace, dim=tuple(axes))
+    return torch.fft.fftshift(
+        torch.fft.ifftn(shifted, dim=tuple(axes), norm="ortho"), dim=tuple(axes)
+    )

@@ -1,0 +1,113 @@
+"""The SENSE operator: images to undersampled multi-coil k-space, in any dimension.
+
+Shapes: image ``(batch, maps, *space)``, k-space ``(batch, coils, *space)``, coil maps
+``(batch, maps, coils, *space)``, mask ``(batch, 1, *space)``, where space is ``(y, x)``,
+``(z, y, x)`` or ``(t, y, x)``. A mask has size 1 on the axes along which it does not vary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from physics.fourier import fft, ifft
+
+
+class Sense:
+    """Multi-coil Cartesian encoding ``y = M F C x`` (Pruessmann et al., MRM 1999).
+
+    Args:
+        maps: coil sensitivities, complex ``(batch, maps, coils, *space)``; an axis that is not
+            encoded (time) may have size 1.
+        mask: sampling pattern or weights, real ``(batch, 1, *space)``, size 1 on axes along
+            which it does not vary. A batch of size 1 is broadcast.
+        axes: the encoded axes, negative; by default all of space. Dynamic data ``(t, y, x)``
+            is encoded along ``(-2, -1)`` only.
+
+    Raises:
+        ValueError: if maps and mask do not fit each other or an axis is not one of space.
+        TypeError: if the maps are not complex or the mask is not real.
+    """
+
+    def __init__(self, maps: Tensor, mask: Tensor, axes: Sequence[int] | None = None) -> None:
+        ndim = maps.ndim - 3
+        self.axes = tuple(axes) if axes is not None else tuple(range(-ndim, 0))
+        _check_parts(maps, mask, self.axes)
+        self.maps = maps
+        self.mask = mask
+        self._conjugate = maps.conj().resolve_conj()
+        # F^H M F is the identity along axes on which M is constant, and along the others a
+        # circular convolution, which commutes with shifts: shift the mask once, never the image.
+        self._varying = tuple(axis for axis in self.axes if mask.shape[axis] > 1)
+        weights = torch.fft.ifftshift(mask, dim=self._varying) if self._varying else mask
+        self._weights = weights.square()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image ``(batch, maps, *space)`` to undersampled k-space ``(batch, coils, *space)``."""
+        return fft(self._expand(image), self.axes) * self.mask
+
+    def adjoint(self, kspace: Tensor) -> Tensor:
+        """K-space ``(batch, coils, *space)`` to coil-combined image ``(batch, maps, *space)``."""
+        self._check_input(kspace, "coils", self.maps.shape[2])
+        return self._combine(ifft(kspace * self.mask, self.axes))
+
+    def normal(self, image: Tensor) -> Tensor:
+        """``adjoint(forward(image))``, with transforms only along axes on which the mask varies."""
+        coils = self._expand(image)
+        if self._varying:
+            spectrum = torch.fft.fftn(coils, dim=self._varying).mul_(self._weights)
+            coils = torch.fft.ifftn(spectrum, dim=self._varying)
+        else:
+            coils = coils * self._weights
+        return self._combine(coils)
+
+    def _expand(self, image: Tensor) -> Tensor:
+        self._check_input(image, "maps", self.maps.shape[1])
+        if self.maps.shape[1] == 1:
+            return self.maps[:, 0] * image
+        return (self.maps * image.unsqueeze(2)).sum(1)
+
+    def _combine(self, coils: Tensor) -> Tensor:
+        # Overwrites its argument: the coil images are the largest temporary there is.
+        if self.maps.shape[1] == 1:
+            return coils.mul_(self._conjugate[:, 0]).sum(1, keepdim=True)
+        return (self._conjugate * coils.unsqueeze(1)).sum(2)
+
+    def _check_input(self, tensor: Tensor, name: str, channels: int) -> None:
+        space = torch.broadcast_shapes(self.maps.shape[3:], self.mask.shape[2:])
+        wanted = (channels, *space)
+        fits = tensor.ndim == len(wanted) + 1 and all(
+            got == want or (want == 1 and axis not in self.axes)
+            for got, want, axis in zip(
+                tensor.shape[1:], wanted, range(-len(wanted), 0), strict=True
+            )
+        )
+        if not fits:
+            raise ValueError(
+                f"expected (batch, {name}, *space) = (batch, {', '.join(map(str, wanted))}) "
+                f"to fit the coil maps {tuple(self.maps.shape)}, got {tuple(tensor.shape)}"
+            )
+
+
+def _check_parts(maps: Tensor, mask: Tensor, axes: tuple[int, ...]) -> None:
+    if not maps.is_complex():
+        raise TypeError(f"coil maps must be complex, got {maps.dtype}")
+    if mask.is_complex():
+        raise TypeError(f"the mask must be real, got {mask.dtype}")
+    ndim = maps.ndim - 3
+    if ndim < 1 or mask.ndim != ndim + 2 or mask.shape[1] != 1:
+        raise ValueError(
+            "maps must be (batch, maps, coils, *space) and the mask (batch, 1, *space), "
+            f"got {tuple(maps.shape)} and {tuple(mask.shape)}"
+        )
+    if any(not -ndim <= axis < 0 for axis in axes):
+        raise ValueError(f"encoded axes must lie in -{ndim} .. -1, got {axes}")
+    if maps.shape[0] != mask.shape[0] and 1 not in (maps.shape[0], mask.shape[0]):
+        raise ValueError(f"batch sizes differ: maps {maps.shape[0]}, mask {mask.shape[0]}")
+    for axis in range(-ndim, 0):
+        ours, theirs = maps.shape[axis], mask.shape[axis]
+        if theirs not in (1, ours) and (axis in axes or ours != 1):
+            raise ValueError(
+                f"axis {axis} of space: the maps have size {ours}, the mask has {theirs}; "
+                "the mask's must be the same, or 1 where it does not vary"
+            )

@@ -1,0 +1,23 @@
+"""For every test: a fixed number of threads, and no trace in the global random state."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(2)  # sums depend on it, and so does the time
+
+
+@pytest.fixture(autouse=True)
+def _the_global_random_state_is_left_alone() -> Iterator[None]:
+    ours = torch.get_rng_state()
+    theirs = np.random.get_state()  # noqa: NPY002 (the state to be guarded)
+    yield
+    torch_touched = not torch.equal(ours, torch.get_rng_state())
+    now = np.random.get_state()  # noqa: NPY002
+    numpy_touched = not all(np.array_equal(a, b) for a, b in zip(theirs, now, strict=True))
+    torch.set_rng_state(ours)
+    np.random.set_state(theirs)  # noqa: NPY002
+    touched = [n for n, t in (("torch", torch_touched), ("numpy", numpy_touched)) if t]
+    assert not touched, f"the test changed the global random state of {' and '.join(touched)}"
