@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gleam.batch import percentile
+from gleam.batch import signal_level
 from gleam.metrics import complex_psnr
 from physics.operators import Sense
 
@@ -116,7 +116,9 @@ def l1_wavelet(
             show_pbar=False,
         ).run()
 
-    scale = _scale(zero_filled(kspace, mask, maps))
+    image = zero_filled(kspace, mask, maps)
+    level = signal_level(image).reshape(-1, *[1] * (image.ndim - 1))
+    scale = torch.where(level == 0, 1, level)  # no signal: nothing to scale
     # Where all maps are zero nothing is measured, and what wavelets spill there is no image.
     support = maps.abs().amax(dim=2) > 0
     return scale * support * _solve_each(kspace / scale, mask, maps, solve)
@@ -176,16 +178,6 @@ def _check(kspace: Tensor, mask: Tensor, maps: Tensor) -> None:
             f"mask must be {(batch, 1, *space)}, with size-1 axes where it does not vary, got "
             f"{tuple(mask.shape)}"
         )
-
-
-def _scale(image: Tensor) -> Tensor:
-    """95th percentile of the magnitude of each sample, ``(batch, 1, ...)``; never zero."""
-    magnitudes = image.abs().flatten(1)
-    scale = percentile(magnitudes, 0.95)
-    # Maps cropped to a small object leave most pixels zero: take the maximum there.
-    for fallback in (magnitudes.amax(dim=1), torch.ones_like(scale)):
-        scale = torch.where(scale > 0, scale, fallback)
-    return scale.reshape(-1, *[1] * (image.ndim - 1))
 
 
 def _solve_each(kspace: Tensor, mask: Tensor, maps: Tensor, solve: _Solver) -> Tensor:

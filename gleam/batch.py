@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from physics.operators import Sense
 FIELDS = ("kspace", "mask", "maps", "target", "scale")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Undersampled measurements of one or several images of the same shape.
 
@@ -52,48 +52,56 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        names = [name for name in FIELDS if getattr(self, name) is not None]
-        moved: dict[str, Any] = {
-            name: getattr(self, name).to(device, non_blocking=True) for name in names
-        }
-        return replace(self, **moved)
+        return self._map(lambda values: values.to(device, non_blocking=True))
 
     def split(self) -> list[Batch]:
         """One batch for each image."""
-        names = [name for name in FIELDS if getattr(self, name) is not None]
-        return [
-            replace(self, **{name: getattr(self, name)[number : number + 1] for name in names})
-            for number in range(len(self))
-        ]
+        return [self._map(partial(_pick, number=number)) for number in range(len(self))]
 
     def normalised(self) -> Batch:
-        """Divide k-space and target by the 95th percentile of the zero-filled magnitude.
+        """Divide k-space and target by the :func:`signal_level` of the zero-filled image.
 
         Raises:
             ValueError: if an image of the batch has no signal or holds NaN or infinity.
         """
-        scale = percentile(self.zero_filled.abs().flatten(1), 0.95)
-        if not torch.all(torch.isfinite(scale) & (scale > 0)):
+        scale = signal_level(self.zero_filled)
+        finite = all(
+            bool(part.isfinite().all())
+            for part in (self.zero_filled, self.target)
+            if part is not None
+        )
+        if not finite or not torch.all(scale > 0):
             raise ValueError(
-                "every image of a batch must have finite, non-zero signal; the 95th percentile "
-                f"of the zero-filled magnitudes is {scale.tolist()}"
+                "every image of a batch and its target must be finite and not all zero; the "
+                f"levels of the zero-filled images are {scale.tolist()}"
             )
         return replace(
             self,
             kspace=self.kspace / _like(scale, self.kspace),
             target=None if self.target is None else self.target / _like(scale, self.target),
-            scale=scale,
+            scale=scale if self.scale is None else scale * self.scale,
         )
 
     def rescale(self, image: Tensor) -> Tensor:
         """Undo the normalisation of an image ``(batch, maps, *space)``."""
         return image if self.scale is None else image * _like(self.scale, image)
 
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = {name: getattr(self, name) for name in FIELDS}
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in values.items() if value is not None
+        }
+        return replace(self, **changed)
 
-def percentile(values: Tensor, fraction: float) -> Tensor:
-    """The given fraction's order statistic along the last axis, of any length."""
-    rank = 1 + round(fraction * (values.shape[-1] - 1))
-    return values.kthvalue(rank, dim=-1).values
+
+def signal_level(image: Tensor) -> Tensor:
+    """95th percentile of each image's magnitude, ``(batch,)``, or its maximum where that is zero.
+
+    The order statistic without interpolation: :func:`torch.quantile` refuses large volumes.
+    """
+    magnitudes = image.abs().flatten(1)
+    level = magnitudes.kthvalue(1 + round(0.95 * (magnitudes.shape[1] - 1)), dim=1).values
+    return torch.where(level == 0, magnitudes.amax(1), level)
 
 
 def collate(batches: Sequence[Batch]) -> Batch:
@@ -103,16 +111,24 @@ def collate(batches: Sequence[Batch]) -> Batch:
         ValueError: if the shapes differ.
     """
     first = batches[0]
+    if any(batch.axes != first.axes for batch in batches):
+        raise ValueError("batches to join must be encoded along the same axes")
     joined: dict[str, Any] = {}
     for name in FIELDS:
         values = [getattr(batch, name) for batch in batches]
-        if values[0] is None:
+        if all(value is None for value in values):
             continue
+        if any(value is None for value in values):
+            raise ValueError(f"either all or none of the batches to join must have a {name}")
         shapes = {tuple(value.shape[1:]) for value in values}
         if len(shapes) > 1:
             raise ValueError(f"a batch needs equal shapes, got {name} of {sorted(shapes)}")
         joined[name] = torch.cat(values)
     return replace(first, **joined)
+
+
+def _pick(values: Tensor, number: int) -> Tensor:
+    return values if len(values) == 1 else values[number : number + 1]
 
 
 def _like(scale: Tensor, tensor: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from models.complex import ComplexImages
 from models.resnet import ConvNet, ResNet
 from models.unrolled import MoDLStep, ProximalGradientStep, UnrolledNetwork
 
+POISSON_POOL = 256  # a Poisson disc takes longer to draw than a training step
 SPLITS = {"train": "train", "validate": "validate_on", "test": "test"}
 
 
@@ -92,7 +93,8 @@ def build_source(config: DataConfig, split: str, seed: int) -> Source:
 def build_loader(config: DataConfig, split: str, seed: int) -> Loader:
     """The batches of a split; slabs for training only."""
     slab = config.slab if split == "train" else None
-    return Loader(build_source(config, split, seed), build_masks(config), seed, slab)
+    pool = POISSON_POOL if config.mask.kind == "poisson_disc" else None
+    return Loader(build_source(config, split, seed), build_masks(config), seed, slab, pool)
 
 
 def build_masks(config: DataConfig) -> DrawMask:

@@ -64,7 +64,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} cannot be read: it is truncated, damaged or no checkpoint of this library "
             f"({type(error).__name__})"
         ) from error
-    if not isinstance(content, dict) or "format" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise CheckpointError(f"{path} is not a checkpoint of this library")
     if content["format"] > FORMAT:
         raise CheckpointError(

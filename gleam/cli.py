@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train unrolled MRI reconstruction networks greedily, in the memory of one module.",
 )
-console = Console(soft_wrap=True)
+console = Console(soft_wrap=True, markup=False)
 
 CheckpointFile = Annotated[
     Path, typer.Argument(help="Checkpoint of a run, such as runs/demo/best.pt.", show_default=False)
@@ -124,9 +125,10 @@ def info(checkpoint: CheckpointFile) -> None:
 
     from gleam.checkpoint import read_checkpoint, read_config
     from gleam.config import dump_config
+    from gleam.evaluation import load
 
     content = read_checkpoint(checkpoint)
-    count = sum(value.numel() for value in content["network"].values())
+    count = sum(parameter.numel() for parameter in load(checkpoint).parameters())
     facts = {
         "iteration": content["iteration"],
         "best validation PSNR [dB]": round(content["progress"]["best"], 2),
@@ -153,8 +155,10 @@ def main() -> None:
         DataError,
         RunFolderError,
         TrainingDiverged,
+        OSError,
         ValueError,
         TypeError,
     ) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {error}", highlight=False)
+        text = Text.assemble(("error: ", "red"), str(error))  # no markup: messages hold brackets
+        Console(stderr=True, soft_wrap=True).print(text)
         raise SystemExit(1) from None

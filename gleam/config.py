@@ -22,14 +22,14 @@ class ConfigError(ValueError):
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class MaskConfig(Section):
     """How k-space is undersampled."""
 
     kind: Literal["random_columns", "equispaced_columns", "poisson_disc"] = "random_columns"
-    acceleration: Acceleration | list[Acceleration] = 4.0
+    acceleration: Acceleration | Annotated[list[Acceleration], Field(min_length=1)] = 4.0
     """One value, or several of which each training example draws one."""
     calibration: Annotated[int, Field(ge=0)] = 24
     """Fully sampled central lines, which coil maps are estimated from."""
@@ -193,14 +193,17 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     """Parse ``key=value`` words of a command line; values are YAML.
 
     Raises:
-        ConfigError: if a word has no ``=``.
+        ConfigError: if a word has no ``=``, or its value is not YAML.
     """
     overrides = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator:
             raise ConfigError(f"expected key=value such as network.steps=4, got {pair!r}")
-        overrides[key] = yaml.safe_load(value)
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{key}: {value!r} is not valid YAML: {error}") from None
     return overrides
 
 
@@ -209,6 +212,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no such configuration file: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if values is None:
@@ -239,6 +244,9 @@ def _merge(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 def _explain(item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] != "extra_forbidden":
+        # Where a setting has several types, pydantic adds the one it tried, such as list[int].
+        parts = [str(part) for part in item["loc"]]
+        key = ".".join(part for part in parts if part.isidentifier() or part.isdigit())
         message = item["msg"].removeprefix("Value error, ")
         return f"{key}: {message}, got {item['input']!r}" if key else message
     known = _keys(item["loc"][:-1])

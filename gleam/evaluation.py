@@ -20,7 +20,7 @@ from gleam.metrics import evaluate_scan, evaluate_slice, summarise
 from gleam.strategies.base import Network
 from models.unrolled import UnrolledNetwork
 
-L1_WEIGHTS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+L1_WEIGHTS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02)
 
 Scores = dict[str, float]
 
@@ -135,7 +135,8 @@ def open_network(checkpoint: str | Path, device: str) -> tuple[UnrolledNetwork, 
     """The network of a checkpoint in evaluation mode, and the configuration of its run."""
     content = read_checkpoint(checkpoint)
     config = read_config(content, checkpoint)
-    network = build_network(config.network, config.data.map_sets)
+    with torch.random.fork_rng(devices=[]):  # the first weights are replaced
+        network = build_network(config.network, config.data.map_sets)
     load_weights(network, content["network"], checkpoint)
     return network.to(build_device(device)).eval(), config
 

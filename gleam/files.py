@@ -23,7 +23,9 @@ def read_array(path: Path, key: str | None = None) -> np.ndarray:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
         with h5py.File(path, "r") as file:
-            if key is None or key not in file:
+            if key is None:
+                raise DataError(f"{path} must be a .npy file")
+            if key not in file:
                 raise DataError(f"{path} must hold a dataset {key}, found {sorted(file)}")
             return np.asarray(file[key])
     except (OSError, ValueError) as error:

@@ -41,6 +41,7 @@ def make_batch(
         TypeError: if k-space or maps are not complex, or the mask is.
         ValueError: says what must hold, what came and what to do.
     """
+    has_slices = np.ndim(kspace) == ndim + 2
     measured = _kspace(kspace, ndim)
     space = tuple(measured.shape[2:])
     sampled = _mask(mask, measured, space)
@@ -48,12 +49,19 @@ def make_batch(
     if maps is None:
         coils = _estimate_maps(measured, sampled, map_sets)
     else:
-        coils = _maps(maps, measured, ndim, has_slices=torch.as_tensor(kspace).ndim == ndim + 2)
+        coils = _maps(maps, measured, ndim, has_slices)
     return Batch(measured, sampled, coils)
 
 
+def _tensor(array: Array, device: torch.device | None = None) -> Tensor:
+    """A tensor of what may be a flipped, read-only, memory-mapped or big-endian array."""
+    if isinstance(array, np.ndarray):
+        array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+    return torch.as_tensor(array, device=device)
+
+
 def _kspace(kspace: Array, ndim: int) -> Tensor:
-    data = torch.as_tensor(kspace)
+    data = _tensor(kspace)
     if not data.is_complex():
         raise TypeError(f"k-space must be complex, got {data.dtype}")
     if data.ndim not in (ndim + 1, ndim + 2):
@@ -73,9 +81,11 @@ def _mask(mask: Array | None, kspace: Tensor, space: tuple[int, ...]) -> Tensor:
     if mask is None:
         sampled = (kspace != 0).any(1)
     else:
-        sampled = torch.as_tensor(mask, device=kspace.device)
+        sampled = _tensor(mask, kspace.device)
         if sampled.is_complex():
             raise TypeError(f"the mask must be real or boolean, got {sampled.dtype}")
+        if not ((sampled == 0) | (sampled == 1)).all():
+            raise ValueError("the mask must hold 0 and 1 only; pass mask != 0 if that is meant")
         sampled = sampled if sampled.ndim == len(space) + 1 else sampled[None]
         _check_space("mask", tuple(sampled.shape), (len(kspace), *space), allow_one=True)
         sampled = sampled.expand(len(kspace), *sampled.shape[1:])
@@ -86,7 +96,7 @@ def _mask(mask: Array | None, kspace: Tensor, space: tuple[int, ...]) -> Tensor:
 
 
 def _maps(maps: Array, kspace: Tensor, ndim: int, has_slices: bool) -> Tensor:
-    coils = torch.as_tensor(maps, device=kspace.device)
+    coils = _tensor(maps, kspace.device)
     if not coils.is_complex():
         raise TypeError(f"coil maps must be complex, got {coils.dtype}")
     without_sets = ndim + 1 + has_slices
@@ -99,6 +109,8 @@ def _maps(maps: Array, kspace: Tensor, ndim: int, has_slices: bool) -> Tensor:
     coils = coils if coils.ndim == ndim + 3 else coils[:, None]
     found = (coils.shape[0], *coils.shape[2:])
     _check_space("coil maps", found, tuple(kspace.shape), allow_one=False)
+    if not torch.isfinite(torch.view_as_real(coils)).all():
+        raise ValueError("coil maps hold NaN or infinity; set them to zero where unknown")
     return coils.to(torch.complex64)
 
 

@@ -37,7 +37,7 @@ class RunFolder:
         self.best = self.path / "best.pt"
         self._config = self.path / "config.yaml"
         self._metrics = self.path / "metrics.jsonl"
-        if self._config.exists():
+        if self.resumable or self.best.exists() or self.records():
             self._check(config, resume)
         self.path.mkdir(parents=True, exist_ok=True)
         _write(self._config, yaml.safe_dump(dump_config(config), sort_keys=False))
@@ -78,6 +78,10 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} already holds a run: continue it with --resume (resume=True) "
                 "or choose another folder with out=..."
+            )
+        if not self._config.exists():
+            raise RunFolderError(
+                f"{self.path} holds a run without its {self._config.name}, so it cannot be resumed"
             )
         before = _flatten(yaml.safe_load(self._config.read_text(encoding="utf-8")))
         now = _flatten(dump_config(config))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from gleam.build import SPLITS, build_device, build_loader, build_network, build_strategy
+from gleam.build import build_device, build_loader, build_network, build_strategy
 from gleam.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from gleam.config import Config, dump_config, load_config
 from gleam.evaluation import reconstructions
@@ -98,7 +98,7 @@ class _Trainer:
             self.restore()
         self.folder.keep_records(self.iteration)
         scans = {"train": self.loader.source.scans, "validate": self.validation.source.scans}
-        self.folder.describe(scans, seed=config.seed, splits=sorted(SPLITS))
+        self.folder.describe(scans, seed=config.seed)
 
     def run(self) -> TrainingResult:
         training, display_from = self.config.training, self.iteration
@@ -111,10 +111,13 @@ class _Trainer:
                     display.advance(self.iteration, result)
                     if self.due(training.validate_every):
                         display.validated(self.validate(records))
-                    if stop.requested or self.due(training.save_every):
+                    if self.due(training.save_every):
                         self.save(self.folder.last)
-                if stop.requested and not self.finished:
+                if not self.finished:
+                    self.save(self.folder.last)
                     display.say(f"stopped after iteration {self.iteration}; go on with --resume")
+                elif self.iteration < training.iterations:
+                    display.say(f"stopped early: {self.worse} validations without a better PSNR")
         finally:
             records.close()
             self.strategy.close()
@@ -138,16 +141,11 @@ class _Trainer:
         training = self.config.training
         batches = self.loader.training(self.iteration, training.batch_size, training.accumulate)
         loaded = time.perf_counter()
+        self.iteration += 1
         try:
             result = self.strategy.train_step(*(batch.to(self.device) for batch in batches))
         except NonFiniteError as error:
-            kept = f"{self.folder.last} is the last good checkpoint"
-            raise TrainingDiverged(
-                f"iteration {self.iteration + 1}: {error}. Nothing was saved since; "
-                f"{kept if self.folder.resumable else 'there is no checkpoint yet'}. "
-                "Try a lower training.learning_rate or set training.clip"
-            ) from None
-        self.iteration += 1
+            raise self.diverged(str(error)) from None
         records.write(
             {
                 "iteration": self.iteration,
@@ -161,8 +159,13 @@ class _Trainer:
 
     def validate(self, records: Records) -> float:
         self.strategy.synchronise()
-        images = reconstructions(self.network, self.validation, self.device)
-        rows = [evaluate_slice(image, example.target) for example, _, image in images]
+        self.network.eval()
+        rows = []
+        for example, _, image in reconstructions(self.network, self.validation, self.device):
+            if not image.isfinite().all():
+                raise self.diverged(f"the validation image of {example.scan} is not finite")
+            rows.append(evaluate_slice(image, example.target))
+        self.network.train()
         means = {name: value["mean"] for name, value in summarise(rows).items()}
         records.write({"iteration": self.iteration, **means})
         if not self.best >= means["psnr"]:
@@ -171,6 +174,14 @@ class _Trainer:
         else:
             self.worse += 1
         return means["psnr"]
+
+    def diverged(self, what: str) -> TrainingDiverged:
+        kept = f"{self.folder.last} is the last good checkpoint"
+        return TrainingDiverged(
+            f"iteration {self.iteration}: {what}. Nothing was saved since; "
+            f"{kept if self.folder.resumable else 'there is no checkpoint yet'}. "
+            "Start again with a lower training.learning_rate, or set training.clip"
+        )
 
     def save(self, path: Path) -> None:
         self.strategy.synchronise()

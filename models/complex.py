@@ -9,7 +9,7 @@ def to_channels(image: Tensor) -> Tensor:
 
     Copies nothing for a single map set: real and imaginary parts already lie side by side.
     """
-    pairs = torch.view_as_real(image.movedim(1, -1).contiguous())
+    pairs = torch.view_as_real(image.resolve_conj().movedim(1, -1).contiguous())
     return pairs.flatten(-2).movedim(-1, 1)
 
 

@@ -38,7 +38,7 @@ class ProximalGradientStep(nn.Module):
     def __init__(self, regularizer: nn.Module, step_size: float = 1.0) -> None:
         super().__init__()
         self.regularizer = regularizer
-        self.step_size = nn.Parameter(torch.tensor(step_size))
+        self.step_size = nn.Parameter(torch.tensor(float(step_size)))
 
     def forward(self, image: Tensor, measurements: Measurements) -> Tensor:
         """One unrolled iteration on a complex image ``(batch, maps, *space)``."""
@@ -67,7 +67,7 @@ class MoDLStep(nn.Module):
         if weight <= 0:
             raise ValueError(f"the weight lambda must be positive, got {weight}")
         self.regularizer = regularizer
-        self.log_weight = nn.Parameter(torch.tensor(weight).log())
+        self.log_weight = nn.Parameter(torch.tensor(float(weight)).log())
         self.iterations = iterations
         self.tolerance = tolerance
 

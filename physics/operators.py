@@ -26,7 +26,7 @@ class Sense:
 
     Raises:
         ValueError: if maps and mask do not fit each other or an axis is not one of space.
-        TypeError: if the maps are not complex or the mask is not real.
+        TypeError: if the maps are not complex or the mask is not real of the same precision.
     """
 
     def __init__(self, maps: Tensor, mask: Tensor, axes: Sequence[int] | None = None) -> None:
@@ -75,33 +75,36 @@ class Sense:
 
     def _check_input(self, tensor: Tensor, name: str, channels: int) -> None:
         space = torch.broadcast_shapes(self.maps.shape[3:], self.mask.shape[2:])
-        wanted = (channels, *space)
-        fits = tensor.ndim == len(wanted) + 1 and all(
-            got == want or (want == 1 and axis not in self.axes)
-            for got, want, axis in zip(
-                tensor.shape[1:], wanted, range(-len(wanted), 0), strict=True
-            )
-        )
+        free = {axis - len(space) for axis in range(len(space))} - set(self.axes)
+        fits = tensor.ndim == len(space) + 2 and tensor.shape[1] == channels
+        for axis, size in zip(range(-len(space), 0), space, strict=True):
+            fits = fits and (tensor.shape[axis] == size or (size == 1 and axis in free))
         if not fits:
             raise ValueError(
-                f"expected (batch, {name}, *space) = (batch, {', '.join(map(str, wanted))}) "
-                f"to fit the coil maps {tuple(self.maps.shape)}, got {tuple(tensor.shape)}"
+                f"expected (batch, {name}, *space) = (batch, {channels}, "
+                f"{', '.join(map(str, space))}) to fit the coil maps {tuple(self.maps.shape)}, "
+                f"got {tuple(tensor.shape)}"
+            )
+        batches = {len(self.maps), len(self.mask)} - {1}
+        if batches and len(tensor) not in batches:
+            raise ValueError(
+                f"the batch of maps and mask is {batches.pop()}, that of the {name} {len(tensor)}"
             )
 
 
 def _check_parts(maps: Tensor, mask: Tensor, axes: tuple[int, ...]) -> None:
     if not maps.is_complex():
         raise TypeError(f"coil maps must be complex, got {maps.dtype}")
-    if mask.is_complex():
-        raise TypeError(f"the mask must be real, got {mask.dtype}")
     ndim = maps.ndim - 3
+    if mask.dtype != maps.real.dtype:
+        raise TypeError(f"the mask must be real, {maps.real.dtype} as the maps, got {mask.dtype}")
     if ndim < 1 or mask.ndim != ndim + 2 or mask.shape[1] != 1:
         raise ValueError(
             "maps must be (batch, maps, coils, *space) and the mask (batch, 1, *space), "
             f"got {tuple(maps.shape)} and {tuple(mask.shape)}"
         )
-    if any(not -ndim <= axis < 0 for axis in axes):
-        raise ValueError(f"encoded axes must lie in -{ndim} .. -1, got {axes}")
+    if any(not -ndim <= axis < 0 for axis in axes) or len(set(axes)) < len(axes):
+        raise ValueError(f"encoded axes must lie in -{ndim} .. -1, each once, got {axes}")
     if maps.shape[0] != mask.shape[0] and 1 not in (maps.shape[0], mask.shape[0]):
         raise ValueError(f"batch sizes differ: maps {maps.shape[0]}, mask {mask.shape[0]}")
     for axis in range(-ndim, 0):

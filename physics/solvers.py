@@ -26,7 +26,8 @@ def conjugate_gradient(
 
     Args:
         operator: Hermitian positive semi-definite A, image to image; not differentiated.
-        rhs: right-hand side, complex or real ``(batch, ...)``.
+        rhs: right-hand side, complex or real ``(batch, ...)``; with a singular A and no shift it
+            must lie in the range of A.
         shift: real non-negative scalar, a tensor of one element if it is learned.
         start: first guess, shape of ``rhs``; zero by default.
         iterations: at most so many.
@@ -36,14 +37,18 @@ def conjugate_gradient(
         The solution, shape and dtype of ``rhs``.
 
     Raises:
-        ValueError: if ``iterations`` or ``tolerance`` is out of range.
+        ValueError: if ``iterations`` or ``tolerance`` is out of range, or shapes do not fit.
     """
     if iterations < 1 or tolerance < 0:
         raise ValueError(
             "iterations must be at least 1 and tolerance at least 0, "
             f"got {iterations} and {tolerance}"
         )
+    if start is not None and start.shape != rhs.shape:
+        raise ValueError(f"start must have the shape {tuple(rhs.shape)}, got {tuple(start.shape)}")
     shift = torch.as_tensor(shift, dtype=rhs.real.dtype, device=rhs.device)
+    if shift.numel() != 1:
+        raise ValueError(f"shift must be one number, got shape {tuple(shift.shape)}")
     return _Implicit.apply(rhs, shift, start, operator, iterations, tolerance)
 
 
@@ -110,7 +115,8 @@ def _iterate(
     iterations: int,
     tolerance: float,
 ) -> Tensor:
-    x = torch.zeros_like(rhs) if start is None else start.clone()
+    rhs = rhs.resolve_conj()
+    x = torch.zeros_like(rhs) if start is None else start.resolve_conj().clone()
     residual = rhs.clone() if start is None else rhs - operator(x) - shift * x
     direction = residual.clone()
     energy = _dot(residual, residual)
@@ -119,7 +125,7 @@ def _iterate(
         active = energy > goal
         if not active.any():
             break
-        image = operator(direction).add_(shift * direction)
+        image = operator(direction) + shift * direction
         curvature = _dot(direction, image)
         # A finished sample takes steps of zero, so that it stays as it is while others go on.
         active &= curvature > 0

@@ -74,6 +74,9 @@ class Example:
 
         Args:
             mask: float32, shape of space, size 1 on axes along which it does not vary.
+
+        Raises:
+            DataError: if no signal is left; names the scan.
         """
         batch = Batch(
             kspace=(self.kspace * mask)[None],
@@ -81,7 +84,10 @@ class Example:
             maps=self.maps[None],
             target=self.target[None],
         )
-        return batch.normalised()
+        try:
+            return batch.normalised()
+        except ValueError as error:
+            raise DataError(f"scan {self.scan}: {error}") from error
 
 
 class Source(Protocol):

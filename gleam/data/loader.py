@@ -38,14 +38,22 @@ class Loader:
         draw_mask: see :func:`mask_drawer`.
         seed: of the order of examples, their masks and slabs.
         slab: train on so many rows along a fully sampled readout, or None for whole images.
+        mask_pool: train with so many different masks, for masks that are slow to draw, or None
+            for a new one every time.
     """
 
     def __init__(
-        self, source: Source, draw_mask: DrawMask, seed: int, slab: int | None = None
+        self,
+        source: Source,
+        draw_mask: DrawMask,
+        seed: int,
+        slab: int | None = None,
+        mask_pool: int | None = None,
     ) -> None:
         self.source = source
         self.seed = seed
         self.slab = slab
+        self.mask_pool = mask_pool
         self._draw_mask = draw_mask
 
     def training(self, iteration: int, batch_size: int = 1, accumulate: int = 1) -> list[Batch]:
@@ -78,7 +86,8 @@ class Loader:
         epoch, place = divmod(position, len(self.source))
         order = torch.randperm(len(self.source), generator=generator(self.seed, "order", epoch))
         example = self.source[int(order[place])]
-        mask = self._draw_mask(example.target.shape[1:], stable_seed(self.seed, "mask", position))
+        number = position if self.mask_pool is None else position % self.mask_pool
+        mask = self._draw_mask(example.target.shape[1:], stable_seed(self.seed, "mask", number))
         if self.slab is not None:
             example = self._cut(example, mask, self.slab, position)
         return example.undersample(mask)
@@ -89,5 +98,10 @@ class Loader:
             raise ValueError("slabs need a readout: a mask that does not vary along y")
         if rows > height:
             raise ValueError(f"a slab of {rows} rows does not fit images of {height} rows")
+        # Around a row with signal: where all coil maps are zero there is nothing to learn.
+        signal = example.target.abs().flatten(2).amax((0, 2)).nonzero().flatten()
+        if len(signal) == 0:
+            raise ValueError(f"scan {example.scan} has an image without signal")
         random = generator(self.seed, "slab", position)
-        return example.slab(int(torch.randint(height - rows + 1, (), generator=random)), rows)
+        middle = int(signal[torch.randint(len(signal), (), generator=random)])
+        return example.slab(min(max(0, middle - rows // 2), height - rows), rows)

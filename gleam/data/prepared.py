@@ -60,10 +60,11 @@ class PreparedScans:
                 except ValueError as error:
                     raise DataError(f"{path}, kspace[{number}]: {error}") from error
             maps = _read(file, path, "maps", number)
-            if maps.shape[1:] != kspace.shape:
+            wanted = (self._maps["map_sets"], *kspace.shape)
+            if maps.shape != wanted:
                 raise DataError(
-                    f"{path}, maps: (maps, coils, y, x) must fit kspace {tuple(kspace.shape)}, "
-                    f"got {tuple(maps.shape)}"
+                    f"{path}, maps[{number}]: expected (maps, coils, y, x) = {wanted} to fit "
+                    f"kspace and data.map_sets, got {tuple(maps.shape)}"
                 )
             example = Example.from_maps(kspace, maps, path.stem)
             if "target" not in file:
@@ -106,9 +107,9 @@ def _count_slices(path: Path) -> int:
             if "kspace" not in file:
                 raise DataError(f"{path} must hold a dataset kspace, found {sorted(file)}")
             data = file["kspace"]
-            if data.ndim != 4 or data.dtype.kind != "c":
+            if data.ndim != 4 or data.dtype.kind != "c" or 0 in data.shape:
                 raise DataError(
-                    f"{path}, kspace: expected complex (slices, coils, y, x), "
+                    f"{path}, kspace: expected complex (slices, coils, y, x), none of them 0, "
                     f"got {data.dtype} {data.shape}"
                 )
             return int(data.shape[0])
@@ -117,7 +118,10 @@ def _count_slices(path: Path) -> int:
 
 
 def _read(file: h5py.File, path: Path, key: str, number: int) -> Tensor:
-    data = torch.from_numpy(np.asarray(file[key][number], dtype=np.complex64))
+    try:
+        data = torch.from_numpy(np.asarray(file[key][number], dtype=np.complex64))
+    except (OSError, IndexError, TypeError, ValueError) as error:
+        raise DataError(f"{path}, {key}[{number}] cannot be read: {error}") from error
     if not torch.isfinite(torch.view_as_real(data)).all():
         raise DataError(f"{path}, {key}[{number}]: holds NaN or infinity")
     return data

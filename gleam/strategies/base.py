@@ -65,6 +65,7 @@ class Module:
     ) -> None:
         self.steps = steps
         self.parameters = parameters
+        self.trainable = [parameter for parameter in parameters if parameter.requires_grad]
         self.optimizer = optimizer(parameters)
         self.scheduler = scheduler(self.optimizer) if scheduler else None
         self.clip = clip
@@ -91,6 +92,8 @@ class Module:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
+        if (self.scheduler is None) != (state["scheduler"] is None):
+            raise ValueError("the checkpoint and this run must both have a scheduler, or neither")
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])
 
@@ -142,7 +145,8 @@ class Strategy(ABC):
             The loss of the last module, the losses and gradient norms of all.
 
         Raises:
-            NonFiniteError: if a loss or gradient is not finite; names the module.
+            NonFiniteError: if a loss or gradient is not finite; names the module. The parameters
+                are spoilt by then: go back to a checkpoint.
         """
 
     def score(self, state: Any, batch: Batch) -> Tensor:

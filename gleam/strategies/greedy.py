@@ -26,7 +26,8 @@ class Greedy(Strategy):
             for number, batch in enumerate(batches):
                 part, states[number] = self._forward(module, states[number], batch)
                 part = part / len(batches)
-                part.backward()
+                # Parameters outside the steps may appear in every image: only their owner learns.
+                part.backward(inputs=module.trainable)
                 losses[-1].append(part.detach())
             norms.append(module.update())
         return report(losses, norms)
@@ -45,6 +46,12 @@ def detach(state: Any) -> Any:
         return state.detach()
     if isinstance(state, dict):
         return {key: detach(value) for key, value in state.items()}
+    if isinstance(state, tuple) and hasattr(state, "_fields"):
+        return type(state)(*map(detach, state))
     if isinstance(state, tuple | list):
-        return type(state)(detach(value) for value in state)
-    return state
+        return type(state)(map(detach, state))
+    if state is None or isinstance(state, int | float | str):
+        return state
+    raise TypeError(
+        f"a state must be tensors, alone or in tuples, lists or dicts, got {type(state).__name__}"
+    )

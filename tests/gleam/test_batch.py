@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gleam.batch import Batch, collate, percentile
+from gleam.batch import Batch, collate, signal_level
 from tests.helpers import make_batch, normal, relative, uniform
 
 SCANS = {
@@ -29,11 +29,16 @@ def same_batch(a: Batch, b: Batch) -> bool:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 11, 21, 31, 100, 1001])
-@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.95, 1.0])
-def test_percentile_is_the_nearest_of_numpy(n, fraction):
+def test_signal_level_is_the_nearest_95th_percentile_of_numpy(n):
     values = uniform(3, n)
-    wanted = np.percentile(values.numpy(), 100 * fraction, axis=-1, method="nearest")
-    assert np.array_equal(percentile(values, fraction).numpy(), wanted)
+    wanted = np.percentile(values.numpy(), 95, axis=-1, method="nearest")
+    assert np.array_equal(signal_level(values[:, None]).numpy(), wanted)
+
+
+def test_signal_level_of_a_small_object_is_its_maximum():
+    values = torch.zeros(2, 1, 100)
+    values[0, 0, 3] = 7
+    assert signal_level(values).tolist() == [7, 0]
 
 
 @every_scan
@@ -79,7 +84,7 @@ def test_without_a_target_or_a_scale_there_is_nothing_to_do():
 def test_an_image_without_signal_is_refused():
     scan = make_batch(8, 9, batch=2)
     scan.kspace[1] = 0
-    with pytest.raises(ValueError, match=r"finite, non-zero signal.*0\.0\]"):
+    with pytest.raises(ValueError, match=r"finite and not all zero.*0\.0\]"):
         scan.normalised()
 
 

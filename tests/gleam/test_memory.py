@@ -6,6 +6,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from gleam.memory import PeakMemory, process_peak_rss
+from tests.helpers import seeded
 
 N = 1000
 BYTES = 4 * N
@@ -81,8 +82,9 @@ def test_checkpointing_holds_segment_inputs_and_one_recomputed_segment(w):
 
 def test_a_convolution_saves_its_input_for_the_backward_pass():
     image = torch.ones(1, 2, 8, 8)
-    first = torch.nn.Conv2d(2, 4, 3, padding=1, bias=False)
-    second = torch.nn.Conv2d(4, 1, 3, padding=1, bias=False)
+    with seeded():
+        first = torch.nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        second = torch.nn.Conv2d(4, 1, 3, padding=1, bias=False)
     hidden, output = 4 * 4 * 64, 4 * 64
 
     def forward() -> torch.Tensor:
@@ -162,9 +164,10 @@ def test_factories_and_copies_count_and_memory_borrowed_from_numpy_does_not():
 
 
 def test_the_number_is_the_same_on_every_run():
-    network = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 1, 3)
-    )
+    with seeded():
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 1, 3)
+        )
 
     def step() -> None:
         network.zero_grad(set_to_none=True)

@@ -61,6 +61,7 @@ CASES = {
     "2D, two sets, nothing varies": Case((6, 7), (1, 1), sets=2),
     "2D, one coil": Case((6, 7), (6, 7), coils=1),
     "2D, one axis encoded": Case((6, 7), (1, 7), axes=(-1,)),
+    "2D, two columns": Case((6, 2), (1, 2)),
     "1D": Case((9,), (9,)),
     "3D, planes": Case((4, 5, 6), (4, 5, 1), batch=2),
     "3D, everything": Case((3, 5, 4), (3, 5, 4)),

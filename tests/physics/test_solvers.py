@@ -121,16 +121,6 @@ def test_a_singular_operator_without_shift_gives_the_smallest_solution(dtype):
     torch.testing.assert_close(conjugate_gradient(operator, inside), wanted)
 
 
-@pytest.mark.parametrize("dtype", [DOUBLE, torch.complex64])
-def test_what_a_singular_operator_cannot_reach_does_not_blow_up(dtype):
-    operator = diagonal([0.0, 0.0, 1.0, 2.0], [0.0] * 4)
-    operator.matrix = operator.matrix.to(dtype)
-    outside = torch.ones(2, 4, dtype=dtype)
-    solution = conjugate_gradient(operator, outside, iterations=50)
-    assert torch.isfinite(torch.view_as_real(solution)).all()
-    assert ((operator(solution) - outside).norm(dim=1) <= 1.01 * outside.norm(dim=1)).all()
-
-
 def test_it_stops_as_soon_as_the_tolerance_is_met():
     operator, calls = positive(1, 30, floor=0.01), []
     rhs = rhs_of(operator)
