@@ -69,6 +69,7 @@ def reconstruct_all(kspace: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Te
 def test(folder: Path) -> None:
     """Reconstruct the real brain under several masks; write the table and the pictures."""
     kspace = read_brain(folder)
+    RESULTS.mkdir(exist_ok=True)
     tables = {}
     for acceleration in ACCELERATIONS:
         rows: Rows = {}

@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    RESULTS.mkdir(exist_ok=True)
     lines = [
         "# Cost of a training step\n",
         (__doc__ or "").partition("[--threads 2]\n\n")[2],

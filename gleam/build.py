@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -35,8 +36,13 @@ def build_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device: {error}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device: {name} is not available here; use cpu or auto")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: must be cpu, cuda, cuda:N or auto, got {name}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device: {name} is not here, {torch.cuda.device_count()} CUDA devices are; "
+            "use cpu or auto"
+        )
     return device
 
 
@@ -64,8 +70,7 @@ def build_strategy(config: Config, network: UnrolledNetwork) -> Strategy:
     return STRATEGIES[config.strategy.name](
         network,
         LOSSES[training.loss],
-        # Fused: one kernel for all parameters, where greedy calls the optimizer once a module.
-        partial(Adam, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True),
+        partial(_adam, learning_rate=training.learning_rate, decay=training.weight_decay),
         partial(_cosine, iterations=training.iterations) if training.schedule == "cosine" else None,
         modules=config.modules,
         clip=training.clip,
@@ -102,6 +107,19 @@ def build_masks(config: DataConfig) -> DrawMask:
     value = config.mask.acceleration
     accelerations = value if isinstance(value, list) else [value]
     return mask_drawer(config.mask.kind, accelerations, config.mask.calibration)
+
+
+def _adam(parameters: Iterable[nn.Parameter], learning_rate: float, decay: float) -> Adam:
+    """Adam, without weight decay for step sizes and lambdas, which have no business near zero.
+
+    Fused: one kernel for all parameters, where greedy calls the optimizer once a module.
+    """
+    weights: list[nn.Parameter] = []
+    scalars: list[nn.Parameter] = []
+    for parameter in parameters:
+        (weights if parameter.ndim else scalars).append(parameter)
+    groups = [{"params": weights, "weight_decay": decay}, {"params": scalars, "weight_decay": 0.0}]
+    return Adam(groups, lr=learning_rate, fused=True)
 
 
 def _cosine(optimizer: Optimizer, iterations: int) -> LambdaLR:

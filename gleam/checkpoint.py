@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,16 @@ from torch import nn
 from gleam.config import Config, ConfigError, load_config
 
 FORMAT = 1
-KEYS = {"format", "config", "network", "strategy", "iteration", "progress", "random", "versions"}
+CONTENT: dict[str, type] = {
+    "format": int,
+    "versions": dict,
+    "config": str,
+    "network": dict,
+    "strategy": dict,
+    "iteration": int,
+    "progress": dict,
+    "random": dict,
+}
 
 
 class CheckpointError(RuntimeError):
@@ -28,7 +38,7 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
     Args:
         path: the file.
-        content: tensors and plain values under :data:`KEYS` without "format" and "versions".
+        content: tensors and plain values under :data:`CONTENT` without "format" and "versions".
 
     Raises:
         CheckpointError: if the file cannot be written, for instance on a full disk.
@@ -56,6 +66,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: if it is missing, truncated, no checkpoint of this library or newer.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch itself does not compare checksums
+                raise zipfile.BadZipFile(damaged)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"no such checkpoint: {path}") from None
@@ -69,18 +82,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if content["format"] > FORMAT:
         raise CheckpointError(
             f"{path} has format {content['format']}, this version reads up to {FORMAT}; "
-            f"it was written by gleam {content.get('versions', {}).get('gleam')}: upgrade gleam"
+            f"upgrade gleam (it was written with {content.get('versions')})"
         )
-    if missing := KEYS - content.keys():
-        raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}")
+    wrong = [key for key, kind in CONTENT.items() if not isinstance(content.get(key), kind)]
+    if wrong:
+        raise CheckpointError(f"{path} lacks {', '.join(sorted(wrong))}")
     return content
 
 
 def read_config(content: Mapping[str, Any], path: str | Path) -> Config:
     """The configuration in a checkpoint's content."""
     try:
-        return load_config(json.loads(content["config"]))
-    except ConfigError as error:
+        return load_config(dict(json.loads(content["config"])))
+    except (ConfigError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} holds a configuration of another version: {error}") from None
 
 

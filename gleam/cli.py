@@ -27,11 +27,14 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for results; must be new.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Another seed, other brains.")] = 1000,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a demonstration that was stopped.")
+    ] = False,
 ) -> None:
     """Simulate brain scans, train greedily on them, and compare. Needs no data, three minutes."""
     from gleam.demo import run_demo
 
-    run_demo(out, seed, console)
+    run_demo(out, seed, resume, console)
 
 
 @app.command()
@@ -50,13 +53,15 @@ def train(
     Stop it at any time (Ctrl-C, or even kill -9) and go on with --resume: the weights will be
     the same as if it had never stopped.
     """
-    from gleam.config import parse_overrides
+    from gleam.config import load_config, parse_overrides
     from gleam.trainer import train as train_network
 
-    result = train_network(config, resume=resume, **parse_overrides(overrides or []))
+    checked = load_config(config, **parse_overrides(overrides or []))
+    result = train_network(checked, resume=resume)
     state = "finished" if result.finished else "stopped"
-    console.print(f"{state} after {result.iteration} iterations, best PSNR {result.psnr:.2f} dB")
-    console.print(f"best checkpoint: {result.best}")
+    console.print(f"{state} after {result.iteration} iterations; the folder is {result.folder}")
+    if result.best.exists():
+        console.print(f"best checkpoint: {result.best}, validation PSNR {result.psnr:.2f} dB")
 
 
 @app.command()
@@ -64,7 +69,7 @@ def evaluate(
     checkpoint: CheckpointFile,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of HDF5 scans; by default the test split of the run."),
+        typer.Option(help="Folder of *.h5 scans; by default the test split of the run."),
     ] = None,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Compare with CG-SENSE and L1-wavelet too.")
@@ -108,13 +113,13 @@ def reconstruct(
 ) -> None:
     """Reconstruct measured k-space with a trained network."""
     from gleam.files import read_array, save_reconstruction
-    from gleam.reconstruction import reconstruct as reconstruct_kspace
+    from gleam.reconstruction import reconstruct_and_compare
 
     extra = [None if path is None else read_array(path) for path in (mask, maps)]
     measured = read_array(kspace, "kspace")
-    image = reconstruct_kspace(checkpoint, measured, *extra, device=device)
+    images = reconstruct_and_compare(checkpoint, measured, *extra, device=device)
     target = out or kspace.with_name(kspace.stem + "_reconstruction.npy")
-    for path in save_reconstruction(target, image):
+    for path in save_reconstruction(target, *images):
         console.print(f"wrote {path}")
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+SMALLEST_CALIBRATION = 6  # the extent of ESPIRiT's kernels
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Acceleration = Annotated[float, Field(ge=1)]
@@ -60,6 +61,21 @@ class DataConfig(Section):
     """Train on this many rows, a random slab along the fully sampled readout y."""
     mask: MaskConfig = MaskConfig()
 
+    @model_validator(mode="after")
+    def _fits(self) -> DataConfig:
+        if self.slab and self.mask.kind == "poisson_disc":
+            raise ValueError("slab needs a fully sampled readout, which poisson_disc has not")
+        if self.path is not None:
+            return self
+        if self.slab and self.slab > self.size[0]:
+            raise ValueError(f"slab = {self.slab} must not exceed the {self.size[0]} rows of size")
+        if self.mask.calibration < SMALLEST_CALIBRATION:
+            raise ValueError(
+                f"mask.calibration = {self.mask.calibration} must be at least "
+                f"{SMALLEST_CALIBRATION}: coil maps are estimated from it"
+            )
+        return self
+
 
 class NetworkConfig(Section):
     """The unrolled network."""
@@ -72,8 +88,8 @@ class NetworkConfig(Section):
     """One set of weights for all steps."""
     features: Count = 32
     """Width of the CNN."""
-    ndim: Literal[2, 3] = 2
-    """Axes that convolutions act on."""
+    ndim: Literal[2] = 2
+    """Axes that convolutions act on; no volumes or dynamic scans are read so far."""
     padding: Literal["zeros", "reflect"] = "zeros"
     step_size: Positive = 1.0
     """First step size of pgd; learned."""

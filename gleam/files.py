@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import h5py
@@ -34,12 +35,14 @@ def read_array(path: Path, key: str | None = None) -> np.ndarray:
         raise DataError(f"{path} cannot be read as .npy or HDF5: {error}") from error
 
 
-def save_reconstruction(path: Path, image: Tensor) -> list[Path]:
-    """Write an image as ``.npy``, and its magnitude, or that of the middle slice, as ``.png``.
+def save_reconstruction(path: Path, image: Tensor, zero_filled: Tensor) -> list[Path]:
+    """Write an image as ``.npy``, and a picture of it beside the zero-filled image as ``.png``.
 
     Args:
         path: the ``.npy`` file.
-        image: complex ``(y, x)`` or with leading axes.
+        image: complex ``(y, x)``, ``(maps, y, x)`` or with an axis of slices in front; the picture
+            shows the middle slice.
+        zero_filled: the same shape.
 
     Returns:
         The files written.
@@ -48,9 +51,16 @@ def save_reconstruction(path: Path, image: Tensor) -> list[Path]:
 
     path = path.with_suffix(".npy")
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, image.numpy())
-    planes = image.reshape(-1, *image.shape[-2:])
-    picture = comparison(
-        path.with_suffix(".png"), {"reconstruction": planes[len(planes) // 2]}, None
-    )
+    temporary = path.with_name(path.name + ".partial")
+    with open(temporary, "wb") as file:
+        np.save(file, image.numpy())
+    os.replace(temporary, path)
+    pictures = {"zero-filled": _middle(zero_filled), "reconstruction": _middle(image)}
+    picture = comparison(path.with_suffix(".png"), pictures, None)
     return [path, picture]
+
+
+def _middle(image: Tensor) -> Tensor:
+    """The middle slice ``(y, x)``; of two map sets the first, which holds most of the signal."""
+    image = image[:, 0] if image.ndim == 4 else image
+    return image if image.ndim == 2 else image[(len(image) - 1) // 2]

@@ -11,7 +11,6 @@ from physics.coils import espirit
 from physics.masks import calibration_size, compact
 
 Array = Tensor | np.ndarray
-LARGEST_CALIBRATION = 24
 SMALLEST_CALIBRATION = 8
 
 
@@ -22,6 +21,7 @@ def make_batch(
     *,
     ndim: int = 2,
     map_sets: int = 1,
+    calibration: int = 24,
 ) -> Batch:
     """Check measurements and fill in what is not given.
 
@@ -33,6 +33,7 @@ def make_batch(
             ``kspace`` has one; by default ESPIRiT's from the fully sampled centre.
         ndim: number of axes of space.
         map_sets: sets to estimate.
+        calibration: largest side of the block that they are estimated from.
 
     Returns:
         A batch, one image a slice, not normalised.
@@ -47,7 +48,7 @@ def make_batch(
     sampled = _mask(mask, measured, space)
     measured = measured * sampled
     if maps is None:
-        coils = _estimate_maps(measured, sampled, map_sets)
+        coils = _estimate_maps(measured, sampled, map_sets, calibration)
     else:
         coils = _maps(maps, measured, ndim, has_slices)
     return Batch(measured, sampled, coils)
@@ -114,11 +115,11 @@ def _maps(maps: Array, kspace: Tensor, ndim: int, has_slices: bool) -> Tensor:
     return coils.to(torch.complex64)
 
 
-def _estimate_maps(kspace: Tensor, mask: Tensor, sets: int) -> Tensor:
+def _estimate_maps(kspace: Tensor, mask: Tensor, sets: int, largest: int) -> Tensor:
     space = tuple(kspace.shape[2:])
     maps = []
     for data, sampled in zip(kspace, mask[:, 0], strict=True):
-        block = tuple(min(LARGEST_CALIBRATION, n) for n in calibration_size(sampled, space))
+        block = tuple(min(largest, n) for n in calibration_size(sampled, space))
         if min(block) < SMALLEST_CALIBRATION:
             raise ValueError(
                 "coil maps can be estimated only from a fully sampled centre of at least "

@@ -221,7 +221,7 @@ def _draw_losses(axes: "Axes", training: Sequence[Mapping[str, Any]]) -> None:
             smooth.tolist(),
             color=colour,
             linewidth=1.5,
-            label=f"module {module + 1}" if labelled else None,
+            label=f"module {module}" if labelled else None,
         )
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

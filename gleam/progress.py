@@ -13,6 +13,7 @@ from gleam.memory import process_peak_rss
 from gleam.strategies import StepResult
 
 LINE_SECONDS = 10.0
+SHOWN_LOSSES = 8  # of more modules the first and the last
 
 
 class Display:
@@ -26,7 +27,7 @@ class Display:
     """
 
     def __init__(self, total: int, first: int, device: torch.device, quiet: bool = False) -> None:
-        self._console = Console(quiet=quiet, soft_wrap=True)
+        self._console = Console(quiet=quiet, soft_wrap=True, markup=False)
         self._total, self._first, self._device = total, first, device
         self._start = self._line = time.monotonic()
         self._psnr = float("nan")
@@ -37,6 +38,7 @@ class Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[facts]}"),
             console=self._console,
+            speed_estimate_period=600,
             disable=quiet or not self._console.is_terminal,
         )
         self._task = self._bar.add_task("training", total=total, completed=first, facts="")
@@ -73,14 +75,11 @@ class Display:
             self.say(f"{iteration}/{self._total}  {facts}  {self._time_left(iteration, now)}")
 
     def _facts(self, iteration: int, result: StepResult) -> str:
-        losses = result["module_losses"]
-        shown = [
-            f"{loss:.3g}" for loss in (losses if len(losses) <= 4 else losses[:: len(losses) - 1])
-        ]
+        losses = [f"{loss:.3g}" for loss in result["module_losses"]]
+        shown = losses if len(losses) <= SHOWN_LOSSES else [losses[0], "…", losses[-1]]
         speed = (iteration - self._first) / max(1e-9, time.monotonic() - self._start)
         return (
-            f"loss {' … '.join(shown) if len(losses) > 4 else ' '.join(shown)}"
-            f"  PSNR {self._psnr:.2f} dB  {speed:.2f} it/s  {self._memory()}"
+            f"loss {' '.join(shown)}  PSNR {self._psnr:.2f} dB  {speed:.2f} it/s  {self._memory()}"
         )
 
     def _memory(self) -> str:

@@ -13,7 +13,6 @@ from gleam.evaluation import open_network, run_network
 from gleam.inputs import make_batch
 
 
-@torch.no_grad()
 def reconstruct(
     checkpoint: str | Path,
     kspace: Tensor | np.ndarray,
@@ -43,18 +42,43 @@ def reconstruct(
         ValueError: if k-space is empty or not finite, shapes do not fit, the mask samples
             nothing, or maps must be estimated and there is no calibration region.
     """
+    return reconstruct_and_compare(checkpoint, kspace, mask, maps, device=device)[0]
+
+
+@torch.no_grad()
+def reconstruct_and_compare(
+    checkpoint: str | Path,
+    kspace: Tensor | np.ndarray,
+    mask: Tensor | np.ndarray | None = None,
+    maps: Tensor | np.ndarray | None = None,
+    *,
+    device: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The image of :func:`reconstruct`, and the zero-filled image of the same shape beside it."""
     network, config = open_network(checkpoint, device)
     ndim = config.network.ndim
-    batch = make_batch(kspace, mask, maps, ndim=ndim, map_sets=config.data.map_sets)
+    batch = make_batch(
+        kspace,
+        mask,
+        maps,
+        ndim=ndim,
+        map_sets=config.data.map_sets,
+        calibration=config.data.mask.calibration,
+    )
     if batch.maps.shape[1] != config.data.map_sets:
         raise ValueError(
             f"the network was trained with {config.data.map_sets} coil-map sets, "
             f"got {batch.maps.shape[1]}"
         )
-    images = []
+    images, zero_filled = [], []
     for single in batch.split():  # slice by slice: memory stays that of one image
         one = single.normalised().to(build_device(device))
         images.append(one.rescale(run_network(network, one)).cpu())
-    image = torch.cat(images)
+        zero_filled.append(one.rescale(one.zero_filled).cpu())
+    has_slices = np.ndim(kspace) == ndim + 2
+    return _shape(torch.cat(images), has_slices), _shape(torch.cat(zero_filled), has_slices)
+
+
+def _shape(image: Tensor, has_slices: bool) -> Tensor:
     image = image[:, 0] if image.shape[1] == 1 else image
-    return image if torch.as_tensor(kspace).ndim == ndim + 2 else image[0]
+    return image if has_slices else image[0]

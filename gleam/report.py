@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from gleam.evaluation import Evaluation
 from gleam.plots import comparison
@@ -18,7 +19,9 @@ DIGITS = {"psnr": 2, "ssim": 4, "nrmse": 4}
 def print_table(evaluation: Evaluation, console: Console) -> None:
     """Print mean and standard deviation over slices, a line a method."""
     rows = _rows(evaluation)
-    table = Table(*rows[0], title="complex metrics, mean ± standard deviation over slices")
+    table = Table(title="complex metrics, mean ± standard deviation over slices")
+    for cell in rows[0]:
+        table.add_column(Text(cell))  # as Text: in a string, rich takes [dB] for markup
     for row in rows[1:]:
         table.add_row(*row)
     console.print(table)

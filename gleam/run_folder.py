@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from gleam.checkpoint import versions
-from gleam.config import Config, dump_config
+from gleam.config import Config, dump_config, load_config
 from gleam.plots import learning_curves
 
 
@@ -36,10 +36,18 @@ class RunFolder:
         self.last = self.path / "last.pt"
         self.best = self.path / "best.pt"
         self._config = self.path / "config.yaml"
+        self._facts = self.path / "run.json"
         self._metrics = self.path / "metrics.jsonl"
         if self.resumable or self.best.exists() or self.records():
             self._check(config, resume)
+        elif self._config.exists() and not self._facts.exists():
+            raise RunFolderError(
+                f"{self._config} was not written by a run, which would overwrite it: "
+                "choose another folder with out=..."
+            )
         self.path.mkdir(parents=True, exist_ok=True)
+        if not self._facts.exists():
+            _write(self._facts, json.dumps({"starts": []}))
         _write(self._config, yaml.safe_dump(dump_config(config), sort_keys=False))
 
     @property
@@ -47,10 +55,12 @@ class RunFolder:
         """Whether there is a checkpoint to go on from."""
         return self.last.exists()
 
-    def describe(self, scans: Mapping[str, Sequence[str]], **facts: Any) -> None:
-        """Write what a reader needs to repeat the run: versions, seeds, splits."""
-        content = {"versions": versions(), **facts, "scans": dict(scans)}
-        _write(self.path / "run.json", json.dumps(content, indent=1))
+    def describe(self, scans: Mapping[str, Sequence[str]], iteration: int, **facts: Any) -> None:
+        """Write what a reader needs to repeat the run: seed, splits, and versions at each start."""
+        starts = json.loads(self._facts.read_text(encoding="utf-8"))["starts"]
+        starts.append({"iteration": iteration, "versions": versions()})
+        content = {**facts, "starts": starts, "scans": dict(scans)}
+        _write(self._facts, json.dumps(content, indent=1))
 
     def keep_records(self, iteration: int) -> None:
         """Drop the records after an iteration: a resumed run writes them again."""
@@ -83,7 +93,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} holds a run without its {self._config.name}, so it cannot be resumed"
             )
-        before = _flatten(yaml.safe_load(self._config.read_text(encoding="utf-8")))
+        before = _flatten(dump_config(load_config(self._config)))
         now = _flatten(dump_config(config))
         free = {"out", "device", "training.patience"}
         free |= {"training.validate_every", "training.save_every"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import threading
@@ -14,9 +15,16 @@ from typing import Any
 
 import torch
 
-from gleam.build import build_device, build_loader, build_network, build_strategy
+from gleam.build import (
+    build_device,
+    build_loader,
+    build_network,
+    build_source,
+    build_strategy,
+)
 from gleam.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from gleam.config import Config, dump_config, load_config
+from gleam.data import DataError
 from gleam.evaluation import reconstructions
 from gleam.metrics import evaluate_slice, summarise
 from gleam.progress import Display
@@ -76,7 +84,8 @@ def train(
         TrainingDiverged: at NaN or infinity; the last good checkpoint stays as it was.
     """
     checked = load_config(config, **overrides)
-    with torch.random.fork_rng():
+    device = build_device(checked.device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(checked.seed)
         return _Trainer(checked, resume, quiet).run()
 
@@ -98,7 +107,9 @@ class _Trainer:
             self.restore()
         self.folder.keep_records(self.iteration)
         scans = {"train": self.loader.source.scans, "validate": self.validation.source.scans}
-        self.folder.describe(scans, seed=config.seed)
+        with contextlib.suppress(DataError):  # nobody needs test scans to train
+            scans["test"] = build_source(config.data, "test", config.seed).scans
+        self.folder.describe(scans, self.iteration, seed=config.seed)
 
     def run(self) -> TrainingResult:
         training, display_from = self.config.training, self.iteration
@@ -141,6 +152,7 @@ class _Trainer:
         training = self.config.training
         batches = self.loader.training(self.iteration, training.batch_size, training.accumulate)
         loaded = time.perf_counter()
+        rate = self.strategy.modules[0].optimizer.param_groups[0]["lr"]
         self.iteration += 1
         try:
             result = self.strategy.train_step(*(batch.to(self.device) for batch in batches))
@@ -150,7 +162,7 @@ class _Trainer:
             {
                 "iteration": self.iteration,
                 **result,
-                "learning_rate": self.strategy.modules[0].optimizer.param_groups[0]["lr"],
+                "learning_rate": rate,
                 "data_seconds": round(loaded - started, 6),
                 "step_seconds": round(time.perf_counter() - loaded, 6),
             }
@@ -185,7 +197,9 @@ class _Trainer:
 
     def save(self, path: Path) -> None:
         self.strategy.synchronise()
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
+            raise self.diverged("a parameter is not finite")
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         save_checkpoint(
             path,
             {
@@ -205,8 +219,8 @@ class _Trainer:
         self.iteration = content["iteration"]
         self.best, self.worse = content["progress"]["best"], content["progress"]["worse"]
         torch.set_rng_state(content["random"]["cpu"])
-        if torch.cuda.is_available() and content["random"]["cuda"]:
-            torch.cuda.set_rng_state_all(content["random"]["cuda"])
+        if self.device.type == "cuda" and content["random"]["cuda"] is not None:
+            torch.cuda.set_rng_state(content["random"]["cuda"], self.device)
 
 
 class _StopSignals:

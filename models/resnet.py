@@ -32,6 +32,19 @@ def convolution(
     )
 
 
+def check_axes(x: Tensor, ndim: int) -> None:
+    """Refuse what torch would take for an unbatched image of one axis more.
+
+    Raises:
+        ValueError: unless x is ``(batch, channels, *space)`` with ``ndim`` axes of space.
+    """
+    if x.ndim != ndim + 2:
+        raise ValueError(
+            f"a network with ndim = {ndim} takes (batch, channels, *space) with {ndim} axes of "
+            f"space, got shape {tuple(x.shape)}"
+        )
+
+
 def zeroed(layer: nn.Module) -> nn.Module:
     """The same layer with all parameters zero."""
     for parameter in layer.parameters():
@@ -78,6 +91,7 @@ class ResNet(nn.Module):
         padding: Padding = "zeros",
     ) -> None:
         super().__init__()
+        self.ndim = ndim
         widths = [channels] + [features] * blocks
         self.blocks = nn.Sequential(
             *(ResidualBlock(ndim, inputs, features, padding) for inputs in widths[:-1])
@@ -86,6 +100,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Real ``(batch, channels, *space)`` to the same shape."""
+        check_axes(x, self.ndim)
         return x + self.last(self.blocks(x))
 
 
@@ -109,6 +124,7 @@ class ConvNet(nn.Module):
         padding: Padding = "zeros",
     ) -> None:
         super().__init__()
+        self.ndim = ndim
         widths = [channels] + [features] * (layers - 1) + [channels]
         stack: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
@@ -117,4 +133,5 @@ class ConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Real ``(batch, channels, *space)`` to the same shape."""
+        check_axes(x, self.ndim)
         return x + self.layers(x)

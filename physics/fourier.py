@@ -16,10 +16,9 @@ def fft(image: Tensor, axes: Sequence[int] = (-2, -1)) -> Tensor:
     Returns:
         Complex tensor of the same shape and dtype.
     """
-    shifted = torch.fft.ifftshift(image, dim=tuple(axes))
-    return torch.fft.fftshift(
-        torch.fft.fftn(shifted, dim=tuple(axes), norm="ortho"), dim=tuple(axes)
-    )
+    image = torch.fft.ifftshift(image, dim=tuple(axes))
+    image = torch.fft.fftn(image, dim=tuple(axes), norm="ortho")
+    return torch.fft.fftshift(image, dim=tuple(axes))
 
 
 def ifft(kspace: Tensor, axes: Sequence[int] = (-2, -1)) -> Tensor:
@@ -32,7 +31,6 @@ def ifft(kspace: Tensor, axes: Sequence[int] = (-2, -1)) -> Tensor:
     Returns:
         Complex tensor of the same shape and dtype.
     """
-    shifted = torch.fft.ifftshift(kspace, dim=tuple(axes))
-    return torch.fft.fftshift(
-        torch.fft.ifftn(shifted, dim=tuple(axes), norm="ortho"), dim=tuple(axes)
-    )
+    kspace = torch.fft.ifftshift(kspace, dim=tuple(axes))
+    kspace = torch.fft.ifftn(kspace, dim=tuple(axes), norm="ortho")
+    return torch.fft.fftshift(kspace, dim=tuple(axes))

@@ -55,8 +55,9 @@ class Sense:
         """``adjoint(forward(image))``, with transforms only along axes on which the mask varies."""
         coils = self._expand(image)
         if self._varying:
-            spectrum = torch.fft.fftn(coils, dim=self._varying).mul_(self._weights)
-            coils = torch.fft.ifftn(spectrum, dim=self._varying)
+            # One name: of the largest temporaries, two are alive at a time.
+            coils = torch.fft.fftn(coils, dim=self._varying).mul_(self._weights)
+            coils = torch.fft.ifftn(coils, dim=self._varying)
         else:
             coils = coils * self._weights
         return self._combine(coils)

@@ -122,13 +122,13 @@ def _iterate(
     energy = _dot(residual, residual)
     goal = tolerance**2 * _dot(rhs, rhs)
     for _ in range(iterations):
-        active = energy > goal
+        active = ~(energy <= goal) | energy.isinf()  # NaN and overflow go on, to be seen
         if not active.any():
             break
         image = operator(direction) + shift * direction
         curvature = _dot(direction, image)
         # A finished sample takes steps of zero, so that it stays as it is while others go on.
-        active &= curvature > 0
+        active &= ~(curvature <= 0)
         length = torch.where(active, energy / curvature, 0)
         x += length * direction
         residual -= length * image

@@ -66,6 +66,8 @@ class Module:
         self.steps = steps
         self.parameters = parameters
         self.trainable = [parameter for parameter in parameters if parameter.requires_grad]
+        if not self.trainable:
+            raise ValueError(f"steps {[*steps]} form a module without a trainable parameter")
         self.optimizer = optimizer(parameters)
         self.scheduler = scheduler(self.optimizer) if scheduler else None
         self.clip = clip
@@ -110,7 +112,8 @@ class Strategy(ABC):
         clip: largest norm of a module's gradient, or None.
 
     Raises:
-        ValueError: if the steps cannot be split so, or modules share a parameter.
+        ValueError: if the steps cannot be split so, modules share a parameter, or one has none
+            to train.
     """
 
     def __init__(

@@ -143,7 +143,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch) -> Iterator:
     return train
 
 
-@pytest.mark.parametrize("iteration", [0, 1, 3, 4, 9, 10, 36, 39])
+@pytest.mark.parametrize("iteration", [0, 4, 9, 10, 39])
 def test_it_does_not_matter_where_a_run_is_killed(
     tmp_path: Path, whole: Path, kill_after, iteration: int
 ):
