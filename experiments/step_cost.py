@@ -3,19 +3,19 @@
     python -m experiments.step_cost [--repeats 30] [--device cpu] [--threads 2]
 
 All strategies run in one process, in turn, on the same data, so that whatever else the machine does
-hits them alike; medians and their ratios are what to read. Memory is the peak of newly allocated
-tensors in one step: data, parameters and optimizer state exist before, gradients are freed by every
-module's update. 2D, 128 x 128, 8 coils, 8 steps, 32 features, batch 1; greedy has one step a
-module.
+hits them alike; read the ratios, medians over rounds of the ratio within a round. Memory is the
+peak of newly allocated tensors in one step: data, parameters and optimizer state exist before,
+gradients are freed by every module's update. 2D, 128 x 128, 8 coils, 8 steps, 32 features, batch 1;
+greedy has one step a module.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -76,18 +76,23 @@ def measure_steps(step: str, repeats: int, device: str) -> list[str]:
         peak = peak_memory(strategy, batch, device)
         cells = [f"{peak / 1e6:.2f}"]
         if name in times:
-            ratios = [times[name] / times[other] for other in ("backprop", "checkpoint")]
-            cells = [f"{times[name] * 1e3:.1f}", *(f"{ratio:.3f}" for ratio in ratios), *cells]
+            ratios = [ratio(times, name, other) for other in ("backprop", "checkpoint")]
+            cells = [f"{median(times[name]) * 1e3:.1f}", *(f"{r:.3f}" for r in ratios), *cells]
         else:
             cells = ["", "", "", *cells]
         rows.append(f"| {step} | {name} | " + " | ".join(cells) + " |")
     return rows
 
 
+def ratio(times: Mapping[str, list[float]], name: str, other: str) -> float:
+    """Median over rounds of how long one run took relative to another in the same round."""
+    return median(a / b for a, b in zip(times[name], times[other], strict=True))
+
+
 def alternate(
     runs: Mapping[str, Callable[[], object]], repeats: int, device: str
-) -> dict[str, float]:
-    """Median seconds of each run; the first two rounds do not count."""
+) -> dict[str, list[float]]:
+    """Seconds of each run in every round; the first two rounds do not count."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(repeats + 2):
         for name, run in runs.items():
@@ -97,7 +102,7 @@ def alternate(
                 torch.cuda.synchronize()
             if number > 1:
                 times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def peak_memory(strategy: Strategy, batch: Batch, device: str) -> int:
@@ -130,10 +135,10 @@ def measure_normal(repeats: int) -> list[str]:
     }
     if not torch.allclose(operator.normal(image), straightforward(), atol=1e-5):
         raise RuntimeError("the operators compared do not agree")
-    times = alternate(runs, repeats, "cpu")
-    own = times["this library"]
+    times = alternate(runs, 10 * repeats, "cpu")
     return [
-        f"| {name} | {seconds * 1e3:.2f} | {own / seconds:.3f} |" for name, seconds in times.items()
+        f"| {name} | {median(seconds) * 1e3:.2f} | {ratio(times, 'this library', name):.3f} |"
+        for name, seconds in times.items()
     ]
 
 

@@ -264,7 +264,9 @@ def _explain(item: Any) -> str:
         parts = [str(part) for part in item["loc"]]
         key = ".".join(part for part in parts if part.isidentifier() or part.isdigit())
         message = item["msg"].removeprefix("Value error, ")
-        return f"{key}: {message}, got {item['input']!r}" if key else message
+        if item["type"] != "value_error":  # which names what it got itself
+            message = f"{message}, got {item['input']!r}"
+        return f"{key}: {message}" if key else message
     known = _keys(item["loc"][:-1])
     near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"

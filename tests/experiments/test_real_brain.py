@@ -47,7 +47,6 @@ def test_every_method_reconstructs_in_the_units_of_the_reference(tmp_path: Path,
     monkeypatch.setattr(real_brain, "RUNS", tmp_path)
     monkeypatch.setattr(real_brain, "CALIBRATION", 12)
     monkeypatch.setattr(gleam.evaluation, "L1_WEIGHTS", (0.01,))
-    monkeypatch.setattr(gleam.inputs, "LARGEST_CALIBRATION", 12)  # the phase comes from the block
     for strategy in real_brain.STRATEGIES:
         tiny.train(tmp_path / strategy, strategy=strategy)
     kspace = 1e-3 * tiny.brain_kspace(4, size=40)

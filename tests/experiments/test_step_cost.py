@@ -24,8 +24,13 @@ def test_runs_take_turns_and_the_first_two_rounds_do_not_count():
     runs = {name: lambda name=name: run(name) for name in pauses}
     times = step_cost.alternate(runs, repeats=3, device="cpu")
     assert order == ["slow", "fast"] * 5
-    assert 0.004 <= times["slow"] < 0.03  # the median of what counts
-    assert times["fast"] < times["slow"]
+    assert [len(values) for values in times.values()] == [3, 3]
+    assert min(times["slow"]) >= 0.004
+
+
+def test_a_ratio_compares_within_rounds():
+    times = {"a": [1.0, 20.0, 3.0], "b": [2.0, 40.0, 4.0]}
+    assert step_cost.ratio(times, "a", "b") == 0.5
 
 
 def test_the_measurements_are_the_same_every_time_and_normalised():

@@ -13,8 +13,8 @@ import torch
 import gleam
 from gleam.build import build_network
 from gleam.checkpoint import (
+    CONTENT,
     FORMAT,
-    KEYS,
     CheckpointError,
     load_weights,
     read_checkpoint,
@@ -61,7 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_was_saved_is_read(saved: Path):
     read = read_checkpoint(saved)
-    assert read.keys() == KEYS
+    assert read.keys() == CONTENT.keys()
     assert torch.equal(read["network"]["weight"], torch.ones(2000))
     assert read["iteration"] == 1
     assert read["format"] == FORMAT
@@ -211,7 +211,8 @@ def test_a_newer_format_asks_for_an_upgrade(tmp_path: Path):
     torch.save({"format": FORMAT + 1, "versions": {"gleam": "9.1"}, "anything": 1}, path)
     message = refusal(path)
     assert f"has format {FORMAT + 1}, this version reads up to {FORMAT}" in message
-    assert "gleam 9.1: upgrade gleam" in message
+    assert "upgrade gleam" in message
+    assert "9.1" in message
 
 
 @pytest.mark.parametrize("version", ["1", None, 1.0, [1]])

@@ -107,7 +107,7 @@ def test_training_evaluation_and_info_of_a_run(config: Path, tmp_path: Path, cap
     out = tmp_path / "run"
     words = ["train", config, f"out={out}", "strategy=backprop", "network.step=modl"]
     printed = run(capsys, *words, "training.iterations=3", "training.learning_rate=1e-4")
-    assert "finished after 3 iterations, best PSNR " in printed
+    assert "finished after 3 iterations; the folder is " in printed
     assert f"best checkpoint: {out / 'best.pt'}" in printed
     written = yaml.safe_load((out / "config.yaml").read_text())
     assert written["strategy"]["name"] == "backprop"

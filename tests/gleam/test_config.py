@@ -134,7 +134,7 @@ def test_an_unknown_key_among_overrides_is_refused_too():
         ("network.steps", 2.5, "integer"),
         ("network.features", -1, "greater than or equal to 1"),
         ("network.weight", 0, "greater than 0"),
-        ("network.ndim", 4, "2 or 3"),
+        ("network.ndim", 3, "should be 2"),
         ("network.step", "admm", "'pgd' or 'modl'"),
         ("network.padding", "mirror", "'zeros' or 'reflect'"),
         ("training.learning_rate", 0, "greater than 0"),
@@ -271,3 +271,16 @@ def test_a_word_without_an_equals_sign_is_refused_with_an_example():
 def test_a_word_whose_value_is_not_yaml_names_the_key():
     with pytest.raises(ConfigError, match=r"data\.size: '\[1' is not valid YAML"):
         parse_overrides(["data.size=[1"])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"slab": 200}, "slab = 200 must not exceed the 128 rows"),
+        ({"slab": 8, "mask": {"kind": "poisson_disc"}}, "slab needs a fully sampled readout"),
+        ({"mask": {"calibration": 4}}, "mask.calibration = 4 must be at least 6"),
+    ],
+)
+def test_data_settings_that_cannot_work_together_are_refused(data, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config({"data": data})

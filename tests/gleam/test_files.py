@@ -57,7 +57,7 @@ def test_objects_in_a_file_are_not_unpickled(tmp_path: Path):
 @pytest.mark.parametrize("shape", [(16, 20), (3, 16, 20), (3, 2, 16, 20)])
 def test_an_image_is_written_with_a_picture_beside_it(tmp_path: Path, shape):
     image = normal(*shape)
-    written = save_reconstruction(tmp_path / "new" / "image.npy", image)
+    written = save_reconstruction(tmp_path / "new" / "image.npy", image, 0.5 * image)
     assert written == [tmp_path / "new" / "image.npy", tmp_path / "new" / "image.png"]
     assert torch.equal(torch.from_numpy(np.load(written[0])), image)
     assert written[1].read_bytes().startswith(b"\x89PNG")
@@ -65,5 +65,5 @@ def test_an_image_is_written_with_a_picture_beside_it(tmp_path: Path, shape):
 
 @pytest.mark.parametrize("name", ["image", "image.png", "image.npy"])
 def test_the_suffix_of_the_name_does_not_matter(tmp_path: Path, name: str):
-    written = save_reconstruction(tmp_path / name, normal(16, 16))
+    written = save_reconstruction(tmp_path / name, normal(16, 16), normal(16, 16))
     assert [path.name for path in written] == ["image.npy", "image.png"]

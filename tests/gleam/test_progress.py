@@ -72,7 +72,7 @@ def test_many_modules_are_shown_by_the_first_and_the_last(monkeypatch, clock):
     shown, stream = display(monkeypatch, terminal=False)
     with shown:
         clock[0] += 10
-        shown.advance(1, result(0.5, 0.4, 0.3, 0.2, 0.1))
+        shown.advance(1, result(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1))
     assert "loss 0.9 … 0.1  PSNR" in stream.getvalue()
 
 

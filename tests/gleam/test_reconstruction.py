@@ -17,7 +17,7 @@ from tests.helpers import relative
 
 CALIBRATION = 12
 MASK = random_columns((32, 32), 2, CALIBRATION, seed=5)
-BLOCK = tuple(min(24, extent) for extent in calibration_size(MASK, (32, 32)))
+BLOCK = tuple(min(CALIBRATION, extent) for extent in calibration_size(MASK, (32, 32)))
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def test_records_after_the_checkpoint_are_dropped(tmp_path: Path):
     records.close()
     folder.keep_records(3)
     assert [record["iteration"] for record in folder.records()] == [1, 2, 3, 3]
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl", ".pt", ".yaml"]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".jsonl", ".pt", ".yaml"]
 
 
 def test_numbers_survive_rewriting_exactly(tmp_path: Path):
@@ -133,11 +133,14 @@ def test_numbers_survive_rewriting_exactly(tmp_path: Path):
 
 def test_the_description_holds_versions_facts_and_splits(tmp_path: Path):
     folder = RunFolder(tiny.settings(tmp_path), resume=False)
-    folder.describe({"train": ["a", "b"], "validate": ["c"]}, seed=7)
+    folder.describe({"train": ["a", "b"], "validate": ["c"]}, 0, seed=7)
+    folder.describe({"train": ["a", "b"], "validate": ["c"]}, 5, seed=7)
     content = json.loads((tmp_path / "run.json").read_text())
     assert content["scans"] == {"train": ["a", "b"], "validate": ["c"]}
     assert content["seed"] == 7
-    assert {"gleam", "torch", "numpy", "python", "machine", "threads"} <= content["versions"].keys()
+    assert [start["iteration"] for start in content["starts"]] == [0, 5]
+    names = {"gleam", "torch", "numpy", "python", "machine", "threads"}
+    assert all(names <= start["versions"].keys() for start in content["starts"])
 
 
 def test_no_curves_are_drawn_without_records(tmp_path: Path):
@@ -174,3 +177,10 @@ def test_tensorboard_gets_every_number_if_it_is_installed(
         ("module_losses/1", 0.5, 3),
     ]
     assert scalars[-1] == "closed"
+
+
+def test_a_configuration_that_no_run_wrote_is_not_overwritten(tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("# mine\n")
+    with pytest.raises(RunFolderError, match="was not written by a run"):
+        RunFolder(tiny.settings(tmp_path), resume=True)
+    assert (tmp_path / "config.yaml").read_text() == "# mine\n"

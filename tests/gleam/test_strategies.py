@@ -455,3 +455,10 @@ def test_a_state_may_be_a_named_tuple():
     assert isinstance(cut, Pair)
     assert cut.count == 3
     assert not cut.image.requires_grad
+
+
+def test_a_module_without_trainable_parameters_is_refused():
+    network = make_network("pgd", steps=2)
+    network.steps[1].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"steps \[1\] form a module without"):
+        make("greedy", network, modules=2)

@@ -130,3 +130,11 @@ def test_a_convolution_keeps_the_size(size):
     with seeded():
         layer = convolution(2, 2, 3, size)
     assert layer(torch.ones(1, 2, 6, 7)).shape == (1, 3, 6, 7)
+
+
+@pytest.mark.parametrize("network", [ResNet, ConvNet])
+def test_images_of_another_dimension_are_refused(network):
+    with seeded():
+        volumes = network(features=4, ndim=3)
+    with pytest.raises(ValueError, match="ndim = 3 takes"):
+        volumes(torch.zeros(2, 2, 8, 8))

@@ -295,3 +295,17 @@ def test_power_iteration_treats_each_sample_alone():
 def test_power_iteration_of_nothing_is_zero():
     start = normal(2, 3, dtype=DOUBLE)
     assert torch.equal(power_iteration(torch.zeros_like, start), torch.zeros(2).double())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
+def test_values_that_are_not_finite_or_overflow_are_not_hidden(value):
+    rhs = torch.ones(1, 4, dtype=torch.complex64)
+    rhs[0, 2] = value
+    solution = conjugate_gradient(lambda x: x, rhs, 1.0, start=torch.zeros_like(rhs))
+    assert not torch.isfinite(torch.view_as_real(solution)).all()
+
+
+def test_a_shift_that_is_nan_is_not_hidden():
+    rhs = torch.ones(1, 4, dtype=torch.complex64)
+    solution = conjugate_gradient(lambda x: x, rhs, float("nan"))
+    assert not torch.isfinite(torch.view_as_real(solution)).all()
