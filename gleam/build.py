@@ -110,14 +110,14 @@ def build_masks(config: DataConfig) -> DrawMask:
 
 
 def _adam(parameters: Iterable[nn.Parameter], learning_rate: float, decay: float) -> Adam:
-    """Adam, without weight decay for step sizes and lambdas, which have no business near zero.
+    """Adam; weight decay spares step sizes and lambdas, which have no business near zero or one.
 
     Fused: one kernel for all parameters, where greedy calls the optimizer once a module.
     """
-    weights: list[nn.Parameter] = []
-    scalars: list[nn.Parameter] = []
-    for parameter in parameters:
-        (weights if parameter.ndim else scalars).append(parameter)
+    owned = list(parameters)
+    if not decay:
+        return Adam(owned, lr=learning_rate, fused=True)
+    weights, scalars = ([p for p in owned if bool(p.ndim) is wanted] for wanted in (True, False))
     groups = [{"params": weights, "weight_decay": decay}, {"params": scalars, "weight_decay": 0.0}]
     return Adam(groups, lr=learning_rate, fused=True)
 
