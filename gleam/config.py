@@ -48,7 +48,7 @@ class DataConfig(Section):
     contrast: Literal["T1w", "T2w", "PDw", "FLAIR"] | None = None
     """Simulated scans: one contrast, or all of them if none."""
     noise: Annotated[float, Field(ge=0)] | None = None
-    """Simulated scans: noise level; drawn for each subject if none."""
+    """Simulated scans: noise of each k-space sample relative to the image's 95th percentile."""
     train: Count = 48
     """Simulated scans: subjects to train on."""
     validate_on: Count = 8
