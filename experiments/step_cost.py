@@ -1,6 +1,6 @@
 """Time and memory of a training step under every strategy, and of the normal operator.
 
-    python -m experiments.step_cost [--repeats 30] [--device cpu] [--threads 2]
+    python -m experiments.step_cost [--repeats 60] [--device cpu] [--threads 2]
 
 All strategies run in one process, in turn, on the same data, so that whatever else the machine does
 hits them alike; read the ratios, medians over rounds of the ratio within a round. Memory is the
@@ -147,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
