@@ -58,12 +58,7 @@ def comparison(
     truth = None if reference is None else _plane(reference, "reference")
     shown = pictures if truth is None else {"reference": truth, **pictures}
     first = next(iter(shown.values()))
-    for name, picture in shown.items():
-        if picture.shape != first.shape:
-            raise ValueError(
-                f"{name} is {tuple(picture.shape)}, others are {tuple(first.shape)}: "
-                "all images must have one shape"
-            )
+    _require_one_shape(shown)
     window = float(torch.quantile(first.abs().flatten(), 0.995)) or 1.0
     grid = _Grid(first.shape, columns=len(shown), errors=truth is not None, title=title)
     for column, (name, picture) in enumerate(shown.items()):
@@ -78,6 +73,16 @@ def comparison(
             axes = _show(grid.axes(1, column), error, window / error_scale, "inferno")
             axes.set_xlabel(_quality(picture, truth), fontsize=_FONT, labelpad=4)
     return _save(grid.figure, path)
+
+
+def _require_one_shape(pictures: Mapping[str, Tensor]) -> None:
+    first = next(iter(pictures.values()))
+    for name, picture in pictures.items():
+        if picture.shape != first.shape:
+            raise ValueError(
+                f"{name} is {tuple(picture.shape)}, others are {tuple(first.shape)}: "
+                "all images must have one shape"
+            )
 
 
 def learning_curves(path: str | Path, records: Iterable[Mapping[str, Any]]) -> Path:

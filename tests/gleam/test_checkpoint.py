@@ -176,7 +176,7 @@ def test_what_is_no_checkpoint_is_refused(saved: Path, garbage: bytes):
 
 
 def test_a_folder_is_no_checkpoint(tmp_path: Path):
-    refusal(tmp_path)
+    assert "no checkpoint of this library" in refusal(tmp_path)
 
 
 class Burglar:
@@ -276,3 +276,11 @@ def test_loading_gives_the_trained_network_in_evaluation_mode(run: Path):
     assert not network.training
     assert len(network.steps) == 2
     assert tiny.equal(dict(network.state_dict()), dict(tiny.state(run)["network"]))
+
+
+def test_a_flipped_bit_in_the_weights_is_noticed(saved: Path):
+    content = bytearray(saved.read_bytes())
+    place = content.index(torch.ones(2000).numpy().tobytes()) + 4000
+    content[place] ^= 1
+    saved.write_bytes(content)
+    assert "damaged" in refusal(saved)

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import gleam.cli
 import gleam.demo
 from gleam.cli import app
 from gleam.data import write_scan
+from gleam.trainer import TrainingResult
 from tests.gleam import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,3 +238,11 @@ def test_the_settings_of_the_demonstration_are_valid_and_greedy():
     assert config.strategy.name == "greedy"
     assert config.modules > 1
     assert config.data.path is None
+
+
+def test_a_demonstration_that_was_stopped_evaluates_nothing(tmp_path: Path, monkeypatch):
+    stopped = TrainingResult(tmp_path, tmp_path / "best.pt", tmp_path / "last.pt", 3, 0.0, False)
+    monkeypatch.setattr(gleam.demo, "train", lambda *_, **__: stopped)
+    monkeypatch.setattr(gleam.demo, "evaluate", lambda *_, **__: pytest.fail("was evaluated"))
+    gleam.demo.run_demo(tmp_path, 0, False, Console(quiet=True))
+    assert list(tmp_path.iterdir()) == []

@@ -45,7 +45,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path):
     path = tmp_path / "a.npy"
     np.save(path, np.zeros((20, 20)))
     path.write_bytes(path.read_bytes()[:500])
-    refusal(path)
+    assert "cannot be read as .npy" in refusal(path)
 
 
 def test_objects_in_a_file_are_not_unpickled(tmp_path: Path):

@@ -10,6 +10,7 @@ from torch import Tensor
 import gleam
 from gleam.batch import Batch
 from gleam.checkpoint import CheckpointError
+from gleam.reconstruction import reconstruct_and_compare
 from physics.coils import espirit
 from physics.masks import calibration_size, random_columns
 from tests.gleam import tiny
@@ -123,3 +124,10 @@ def test_what_cannot_be_reconstructed_is_refused(best: Path, kspace: Tensor, tmp
         gleam.reconstruct(best, kspace.abs(), device="cpu")
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         gleam.reconstruct(tmp_path / "none.pt", kspace)
+
+
+def test_the_zero_filled_image_beside_it_is_in_the_units_of_the_data(best: Path, kspace, mask):
+    image, zero_filled = reconstruct_and_compare(best, 1000 * kspace, device="cpu")
+    wanted = Batch(1000 * kspace[None], mask[None, None], espirit(kspace[None], BLOCK)).zero_filled
+    assert image.shape == zero_filled.shape == (32, 32)
+    assert relative(zero_filled, wanted[0, 0]) < 1e-5

@@ -85,7 +85,9 @@ def test_changed_settings_are_refused_on_resume_and_named(tmp_path: Path):
 )
 def test_what_does_not_alter_the_weights_so_far_may_change_on_resume(tmp_path: Path, key, value):
     started(tmp_path)
-    RunFolder(tiny.settings(tmp_path, **{key: value}), resume=True)
+    changed = tiny.settings(tmp_path, **{key: value})
+    assert RunFolder(changed, resume=True).records()
+    assert load_config(tmp_path / "config.yaml") == changed
 
 
 def test_the_number_of_iterations_of_a_cosine_schedule_may_not_change(tmp_path: Path):
@@ -98,7 +100,8 @@ def test_the_number_of_iterations_of_a_cosine_schedule_may_not_change(tmp_path: 
 def test_a_moved_folder_can_be_resumed(tmp_path: Path):
     started(tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
-    RunFolder(tiny.settings(tmp_path / "there"), resume=True)
+    folder = RunFolder(tiny.settings(tmp_path / "there"), resume=True)
+    assert [record["iteration"] for record in folder.records()] == [1]
 
 
 def test_a_last_record_cut_off_by_a_crash_is_left_out(tmp_path: Path):

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
 import gleam
 import gleam.evaluation
 import gleam.trainer
+from gleam.build import build_network, build_strategy
 from gleam.checkpoint import read_checkpoint
 from gleam.config import ConfigError, load_config
 from gleam.data import DataError, Loader, write_scan
 from gleam.metrics import evaluate_slice
 from gleam.run_folder import RunFolderError
+from gleam.strategies.base import Module
 from gleam.trainer import TrainingDiverged
 from physics.masks import random_columns
 from tests.gleam import tiny
@@ -358,3 +361,30 @@ def test_training_on_scans_from_disk_describes_them(tmp_path: Path):
     result = tiny.train(tmp_path / "run", data={"path": tmp_path})
     content = json.loads((result.folder / "run.json").read_text())
     assert content["scans"] == {"train": ["train0", "train1"], "validate": ["validate0"]}
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch):
+    update, calls = Module.update, []
+
+    def spoil(self: Module) -> Tensor:
+        norm = update(self)
+        calls.append(self)
+        if len(calls) == 6:  # the last module of the third iteration, whose loss is finite
+            self.trainable[0].data.fill_(float("nan"))
+        return norm
+
+    monkeypatch.setattr(Module, "update", spoil)
+    with pytest.raises(TrainingDiverged, match="iteration 3: a parameter is not finite"):
+        tiny.train(tmp_path, training={"save_every": 1, "validate_every": 6})
+    assert tiny.state(tmp_path / "last.pt")["iteration"] == 2
+
+
+@pytest.mark.parametrize("step", ["pgd", "modl"])
+def test_weight_decay_spares_step_sizes_and_lambdas(tmp_path: Path, step: str):
+    config = tiny.settings(tmp_path, network={"step": step}, training={"weight_decay": 0.1})
+    with torch.random.fork_rng():
+        network = build_network(config.network)
+    for module in build_strategy(config, network).modules:
+        decay = {p: g["weight_decay"] for g in module.optimizer.param_groups for p in g["params"]}
+        assert decay == {p: 0.1 if p.ndim else 0.0 for p in module.parameters}
+        assert 0.0 in decay.values()

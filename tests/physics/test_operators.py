@@ -5,6 +5,7 @@ import sigpy.mri.linop
 import torch
 from torch import Tensor
 
+from physics import operators
 from physics.operators import Sense
 from tests.helpers import assert_adjoint, dense, normal, random_mask, relative, uniform
 
@@ -290,3 +291,22 @@ def test_frames_must_be_as_many_as_masks():
     operator = Sense(*parts((1, 1, 3, 1, 4, 5), (1, 1, 6, 1, 5)), (-2, -1))
     with pytest.raises(ValueError, match="6, 4, 5"):
         operator.forward(normal(1, 1, 7, 4, 5))
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+@pytest.mark.parametrize("together", [1, 2, 3, 5])
+def test_the_normal_operator_is_the_same_in_groups_of_coils(monkeypatch, sets, together):
+    space, coils = (6, 7), 5
+    maps, image = (
+        normal(2, sets, coils, *space, dtype=DOUBLE),
+        normal(2, sets, *space, dtype=DOUBLE),
+    )
+    mask = (normal(1, 1, 1, 7, dtype=DOUBLE).real > 0).double()
+    one_coil = 2 * 42 * maps.element_size()
+    monkeypatch.setattr(operators, "CPU_GROUP_BYTES", together * one_coil)
+    operator = Sense(maps, mask)
+    assert len(operator._groups) == -(-coils // together)
+    wanted = operator.adjoint(operator.forward(image))
+    torch.testing.assert_close(operator.normal(image), wanted)
+    image.requires_grad_()
+    assert torch.autograd.gradcheck(operator.normal, (image,))

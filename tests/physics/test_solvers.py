@@ -309,3 +309,9 @@ def test_a_shift_that_is_nan_is_not_hidden():
     rhs = torch.ones(1, 4, dtype=torch.complex64)
     solution = conjugate_gradient(lambda x: x, rhs, float("nan"))
     assert not torch.isfinite(torch.view_as_real(solution)).all()
+
+
+def test_an_operator_that_gives_nan_is_not_hidden():
+    rhs = torch.ones(1, 4, dtype=torch.complex64)
+    solution = conjugate_gradient(lambda x: x * float("nan"), rhs)
+    assert not torch.isfinite(torch.view_as_real(solution)).all()
