@@ -7,16 +7,18 @@ index ``n // 2`` of every axis.
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from physics.fourier import ifft
-from physics.masks import calibration_size
+from physics.support import calibration_block, object_support
 
 _GRID = 64  # eigenvectors are first found on at most this many points per axis
 _TOLERANCE = 0.01  # residual |G v - l v| / l up to which an interpolated eigenvector is accepted
 _SLAB = 4096  # pixels handled at a time, so that their coil matrices stay in the cache
+_CROP = 0.8
 
 
 @torch.no_grad()
@@ -26,7 +28,7 @@ def espirit(
     sets: int = 1,
     kernel_size: int = 6,
     threshold: float = 0.02,
-    crop: float = 0.8,
+    crop: float | Literal["auto"] = _CROP,
 ) -> Tensor:
     """Coil maps as eigenvectors of the calibration consistency condition, DOI 10.1002/mrm.24751.
 
@@ -44,7 +46,9 @@ def espirit(
         kernel_size: extent of the k-space kernels along every axis.
         threshold: singular values of the calibration matrix below this fraction of the largest
             are taken for noise.
-        crop: maps are zero where the eigenvalue of their own set is below this (hard).
+        crop: maps are zero where the eigenvalue of their own set is below this (hard). "auto"
+            crops at 0.8, and what :func:`physics.support.object_support` takes for air, which
+            is more: next to an object, eigenvalues are high too.
 
     Returns:
         Maps ``(batch, sets, coils, *space)`` of the dtype of ``kspace``, contiguous, with unit
@@ -57,11 +61,15 @@ def espirit(
         ValueError: if shapes do not fit, or the calibration block is not finite, not fully
             sampled or smaller than the kernel.
     """
-    block = _calibration_block(kspace, calibration, sets, kernel_size)
+    block = calibration_block(kspace, calibration, kernel_size)
+    if not 1 <= sets <= kspace.shape[1]:
+        raise ValueError(f"sets must be 1 .. {kspace.shape[1]}, the number of coils, got {sets}")
     maps = kspace.new_empty(len(kspace), sets, *kspace.shape[1:])
     for sample, data in zip(maps, block, strict=True):
         coefficients = _coefficients(data, kernel_size, threshold)
-        _fill(sample, coefficients, _virtual_coil(data), crop)
+        _fill(sample, coefficients, _virtual_coil(data), _CROP if crop == "auto" else crop)
+    if crop == "auto":
+        maps *= object_support(block, kspace.shape[2:])[:, None, None]
     return maps
 
 
@@ -186,55 +194,3 @@ def _align(vectors: Tensor, reference: Tensor) -> Tensor:
     """Rotate ``(sets, coils, *space)`` so that the virtual coil ``reference`` has phase zero."""
     virtual = torch.tensordot(reference.conj(), vectors, dims=([0], [1])).unsqueeze(1)
     return vectors * torch.polar(torch.ones_like(virtual.real), -virtual.angle())
-
-
-def _calibration_block(
-    kspace: Tensor, calibration: int | tuple[int, ...], sets: int, kernel_size: int
-) -> Tensor:
-    """The centre ``(batch, coils, *calibration)`` of k-space, after checking everything."""
-    if not kspace.is_complex():
-        raise TypeError(f"k-space must be complex, got {kspace.dtype}")
-    coils, space = kspace.shape[1] if kspace.ndim > 1 else 0, tuple(kspace.shape[2:])
-    if kspace.ndim not in (4, 5):
-        raise ValueError(
-            f"k-space must be (batch, coils, *space) with 2 or 3 axes of space, got "
-            f"{tuple(kspace.shape)}; add a batch axis with kspace[None]"
-        )
-    if not 1 <= sets <= coils:
-        raise ValueError(f"sets must be 1 .. {coils}, the number of coils, got {sets}")
-    sizes = (calibration,) * len(space) if isinstance(calibration, int) else tuple(calibration)
-    if len(sizes) != len(space) or any(c > n for c, n in zip(sizes, space, strict=True)):
-        raise ValueError(
-            f"calibration {sizes} must have an extent for each axis of k-space {space} and lie "
-            "inside it; give a tuple of smaller extents"
-        )
-    if kernel_size < 1 or min(sizes) < kernel_size:
-        raise ValueError(
-            f"calibration {sizes} must not be smaller than the kernel ({kernel_size} along each "
-            "axis); use a smaller kernel_size, more calibration lines or a separate calibration "
-            "scan"
-        )
-    block = kspace
-    for axis, (c, n) in enumerate(zip(sizes, space, strict=True), start=2):
-        block = block.narrow(axis, n // 2 - c // 2, c)
-    _check_samples(block, kernel_size)
-    return block
-
-
-def _check_samples(block: Tensor, kernel_size: int) -> None:
-    if not bool(torch.isfinite(torch.view_as_real(block)).all()):
-        raise ValueError("k-space must be finite, got NaN or infinity in the calibration block")
-    sampled, sizes = (block != 0).any(1), tuple(block.shape[2:])
-    for number, sample in enumerate(sampled):
-        if bool(sample.all()):
-            continue
-        full = calibration_size(sample, sizes)
-        where = [axis - len(sizes) for axis in range(len(sizes)) if full[axis] < sizes[axis]]
-        cure = f"calibration={full} would work"
-        if min(full) < kernel_size:
-            cure = f"no block as large as the kernel ({kernel_size}) is: use a calibration scan"
-        raise ValueError(
-            f"the calibration block {sizes} must be fully sampled, but sample {number} of the "
-            f"batch has {int((~sample).sum())} of {sample.numel()} points zero in all coils, "
-            f"along axes {where}; {cure}"
-        )
