@@ -29,9 +29,12 @@ setup(
         "pydantic>=2.7",
         "typer>=0.15",
         "rich>=13.7",
+        "ismrmrd>=1.14",
+        "nibabel>=5.2",
     ],
     extras_require={
         "test": ["pytest>=8", "ruff", "mypy", "types-PyYAML", "scikit-image>=0.22", "scipy>=1.11"],
+        "noncartesian": ["mri-nufft>=1.5.1", "finufft>=2.4"],
         "tensorboard": ["tensorboard>=2.15"],
     },
     entry_points={"console_scripts": ["gleam = gleam.cli:main"]},

@@ -10,15 +10,21 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from physics.operators import Sense
 from physics.solvers import conjugate_gradient
+
+
+class Operator(Protocol):
+    """A linear encoding operator, Cartesian or not."""
+
+    def normal(self, image: Tensor) -> Tensor:
+        """``A^H A`` of an image ``(batch, maps, *space)``."""
 
 
 class Measurements(Protocol):
     """What a step reads of a batch."""
 
     @property
-    def operator(self) -> Sense:
+    def operator(self) -> Operator:
         """The encoding operator A."""
 
     @property

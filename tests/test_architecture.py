@@ -15,7 +15,7 @@ LAYERS = ("physics", "models", "gleam", "experiments")
 INSTALLED = LAYERS[:3]
 # What a layer may import beside the standard library, itself and the layers before it.
 THIRD_PARTY = {
-    "physics": {"torch", "numpy", "sigpy"},
+    "physics": {"torch", "numpy", "sigpy", "mrinufft", "finufft"},
     "models": {"torch", "numpy"},
 }
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
