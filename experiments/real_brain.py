@@ -25,6 +25,7 @@ from torch import Tensor
 import gleam
 from experiments.provenance import RESULTS, as_markdown, provenance
 from gleam.data import Example
+from gleam.data.estimate import estimate_maps
 from gleam.evaluation import reconstruct_classically
 from gleam.metrics import evaluate_slice, summarise
 from gleam.plots import comparison
@@ -56,8 +57,8 @@ def read_brain(folder: Path) -> Tensor:
 
 def reconstruct_all(kspace: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Images ``(y, x)`` of every method, and the reference."""
-    example = Example.from_kspace(kspace * mask, "real brain", CALIBRATION, map_sets=1)
-    example = Example.from_maps(kspace, example.maps, "real brain")
+    maps = estimate_maps((kspace * mask)[None], calibration=CALIBRATION)[0]
+    example = Example.from_maps(kspace, maps, "real brain")
     batch = example.undersample(mask)
     images = {"zero-filled": batch.rescale(batch.zero_filled)[0]}
     images |= reconstruct_classically(batch)

@@ -51,7 +51,7 @@ def make_strategy(config: Config, device: str) -> Strategy:
     """A strategy on a network with weights that depend on the configuration only."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        network = build_network(config.network).to(device)
+        network = build_network(config.network, config.data).to(device)
     return build_strategy(config, network)
 
 

@@ -58,6 +58,24 @@ class Batch:
         """One batch for each image."""
         return [self._map(partial(_pick, number=number)) for number in range(len(self))]
 
+    def planes(self) -> Batch:
+        """A batch of the planes ``(y, x)`` of one volume or cine; of an image, itself.
+
+        Raises:
+            ValueError: if it holds several, or is encoded along more than y and x.
+        """
+        if self.kspace.ndim == 4:
+            return self
+        if len(self) > 1 or self.axes != (-2, -1):
+            raise ValueError("only one volume or cine encoded along y and x has planes")
+        count = self.kspace.shape[2]
+
+        def fold(values: Tensor) -> Tensor:
+            return values.expand(*values.shape[:-3], count, -1, -1)[0].movedim(-3, 0).contiguous()
+
+        target = None if self.target is None else fold(self.target)
+        return Batch(fold(self.kspace), fold(self.mask), fold(self.maps), target)
+
     def normalised(self) -> Batch:
         """Divide k-space and target by the :func:`signal_level` of the zero-filled image.
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from gleam.config import Config, ConfigError, DataConfig, NetworkConfig
-from gleam.data import Loader, PreparedScans, SimulatedBrains, Source
+from gleam.config import Config, ConfigError, NetworkConfig
+from gleam.data import Loader, Scan, ScanSource, SimulatedSubject
+from gleam.data.estimate import estimate_maps
 from gleam.data.loader import DrawMask, mask_drawer
+from gleam.data.sources import GIBIBYTE
+from gleam.data.splits import scans_of_splits
+from gleam.data_config import DataConfig
 from gleam.losses import LOSSES
 from gleam.strategies import STRATEGIES, Strategy
 from models.complex import ComplexImages
@@ -21,7 +27,7 @@ from models.resnet import ConvNet, ResNet
 from models.unrolled import MoDLStep, ProximalGradientStep, UnrolledNetwork
 
 POISSON_POOL = 256  # a Poisson disc takes longer to draw than a training step
-SPLITS = {"train": "train", "validate": "validate_on", "test": "test"}
+SPLITS = {"train": "train", "validate": "validate_on", "test": "test"}  # simulated: settings
 
 
 def build_device(name: str) -> torch.device:
@@ -46,14 +52,14 @@ def build_device(name: str) -> torch.device:
     return device
 
 
-def build_network(config: NetworkConfig, map_sets: int = 1) -> UnrolledNetwork:
-    """An unrolled network with weights drawn from torch's current random state."""
+def build_network(config: NetworkConfig, data: DataConfig) -> UnrolledNetwork:
+    """An unrolled network for such data, weights drawn from torch's current random state."""
 
     def make_step() -> nn.Module:
         cnn = (ResNet if config.step == "pgd" else ConvNet)(
-            channels=2 * map_sets,
+            channels=2 * data.map_sets,
             features=config.features,
-            ndim=config.ndim,
+            ndim=data.ndim,
             padding=config.padding,
         )
         regularizer = ComplexImages(cnn, config.mixed_precision)
@@ -77,36 +83,73 @@ def build_strategy(config: Config, network: UnrolledNetwork) -> Strategy:
     )
 
 
-def build_source(config: DataConfig, split: str, seed: int) -> Source:
-    """The examples of a split: "train", "validate" or "test"."""
-    calibration = config.mask.calibration
+def build_loaders(config: DataConfig, seed: int) -> dict[str, Loader]:
+    """The batches of every split there is: "train", "validate", "test"; slabs for training only.
+
+    Raises:
+        DataError: if a scan is in two splits, or cannot be used and is not to be skipped.
+    """
+    bad: dict[Path, str] | None = {} if config.skip_bad else None
     if config.path is not None:
-        return PreparedScans(config.path / split, calibration, config.map_sets)
-    return SimulatedBrains(
-        split,
-        getattr(config, SPLITS[split]),
+        splits = scans_of_splits(config.path, config.format, bad)
+    else:
+        splits = {split: _simulated(config, split, seed) for split in SPLITS}
+    loaders = {split: _build_loader(config, split, seed, scans) for split, scans in splits.items()}
+    for loader in loaders.values():
+        loader.skipped |= {str(path): reason for path, reason in (bad or {}).items()}
+    return loaders
+
+
+def _build_loader(config: DataConfig, split: str, seed: int, scans: list[Scan]) -> Loader:
+    source = build_source(config, scans)
+    loader = Loader(
+        source,
+        build_masks(config),
         seed,
-        size=config.size,
-        coils=config.coils,
-        contrast=config.contrast,
-        noise=config.noise,
-        calibration=calibration,
-        map_sets=config.map_sets,
+        slab=config.slab if split == "train" else None,
+        mask_pool=POISSON_POOL if config.mask.kind == "poisson_disc" else None,
+        skip_bad=config.skip_bad,
+    )
+    loader.skipped |= source.bad
+    return loader
+
+
+def build_source(config: DataConfig, scans: Sequence[Scan]) -> ScanSource:
+    """The examples of some scans."""
+    return ScanSource(
+        scans,
+        partial(estimate_maps, method=config.map_method, crop=config.map_crop),
+        items=config.items,
+        sets=config.map_sets,
+        calibration=config.mask.calibration,
+        cache=round(config.cache * GIBIBYTE),
+        skip_bad=config.skip_bad,
     )
 
 
-def build_loader(config: DataConfig, split: str, seed: int) -> Loader:
-    """The batches of a split; slabs for training only."""
-    slab = config.slab if split == "train" else None
-    pool = POISSON_POOL if config.mask.kind == "poisson_disc" else None
-    return Loader(build_source(config, split, seed), build_masks(config), seed, slab, pool)
+def _simulated(config: DataConfig, split: str, seed: int) -> list[Scan]:
+    options: dict[str, Any] = {"snr": config.snr}
+    if config.anatomy != "heart":
+        options["contrast"] = config.contrast
+    return [
+        SimulatedSubject(
+            f"{split}-{number:04d}", seed, config.anatomy, config.size, config.coils, **options
+        )
+        for number in range(getattr(config, SPLITS[split]))
+    ]
 
 
 def build_masks(config: DataConfig) -> DrawMask:
     """What draws the undersampling masks."""
-    value = config.mask.acceleration
-    accelerations = value if isinstance(value, list) else [value]
-    return mask_drawer(config.mask.kind, accelerations, config.mask.calibration)
+    mask = config.mask
+    value = mask.acceleration
+    return mask_drawer(
+        mask.kind,
+        value if isinstance(value, list) else [value],
+        mask.calibration,
+        shutter=mask.shutter,
+        partial_fourier=mask.partial_fourier,
+    )
 
 
 def _adam(parameters: Iterable[nn.Parameter], learning_rate: float, decay: float) -> Adam:

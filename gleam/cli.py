@@ -1,4 +1,4 @@
-"""The command line: ``gleam demo | train | evaluate | reconstruct | info``."""
+"""The command line: ``gleam demo | prepare | check | train | evaluate | reconstruct | info``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.text import Text
+
+from gleam.data_commands import check, prepare
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -96,15 +98,16 @@ def reconstruct(
     kspace: Annotated[
         Path,
         typer.Argument(
-            help="K-space, complex (coils, y, x) or (slices, coils, y, x): a .npy file, or an "
-            "HDF5 file with a dataset kspace."
+            help="A scan of any format that can be read (fastMRI, ISMRMRD, ...), or a .npy file "
+            "with k-space, complex (coils, y, x) or (slices, coils, y, x), with z or t before y."
         ),
     ],
     mask: Annotated[
         Path | None, typer.Option(help=".npy file, 1 where measured; inferred if none.")
     ] = None,
     maps: Annotated[
-        Path | None, typer.Option(help=".npy file with coil maps; ESPIRiT's if none.")
+        Path | None,
+        typer.Option(help=".npy file with coil maps; estimated as in training (ESPIRiT) if none."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The .npy file to write; a .png lands beside it.")
@@ -112,13 +115,16 @@ def reconstruct(
     device: Device = "auto",
 ) -> None:
     """Reconstruct measured k-space with a trained network."""
-    from gleam.files import read_array, save_reconstruction
+    from gleam.files import read_array, read_measurements, save_reconstruction
     from gleam.reconstruction import reconstruct_and_compare
 
     extra = [None if path is None else read_array(path) for path in (mask, maps)]
-    measured = read_array(kspace, "kspace")
-    images = reconstruct_and_compare(checkpoint, measured, *extra, device=device)
-    target = out or kspace.with_name(kspace.stem + "_reconstruction.npy")
+    measured = read_measurements(kspace, checkpoint)
+    given = [
+        found if array is None else array for array, found in zip(extra, measured[1:], strict=True)
+    ]
+    images = reconstruct_and_compare(checkpoint, measured[0], *given, device=device)
+    target = out or kspace.with_name(kspace.name.split(".")[0] + "_reconstruction.npy")
     for path in save_reconstruction(target, *images):
         console.print(f"wrote {path}")
 
@@ -142,6 +148,10 @@ def info(checkpoint: CheckpointFile) -> None:
         "config": dump_config(read_config(content, checkpoint)),
     }
     console.print(yaml.safe_dump(facts, sort_keys=False), highlight=False)
+
+
+app.command()(prepare)
+app.command()(check)
 
 
 def main() -> None:

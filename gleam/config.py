@@ -8,73 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-SMALLEST_CALIBRATION = 6  # the extent of ESPIRiT's kernels
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Acceleration = Annotated[float, Field(ge=1)]
+from gleam.data_config import Count, DataConfig, Positive, Section
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key and what must hold."""
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class MaskConfig(Section):
-    """How k-space is undersampled."""
-
-    kind: Literal["random_columns", "equispaced_columns", "poisson_disc"] = "random_columns"
-    acceleration: Acceleration | Annotated[list[Acceleration], Field(min_length=1)] = 4.0
-    """One value, or several of which each training example draws one."""
-    calibration: Annotated[int, Field(ge=0)] = 24
-    """Fully sampled central lines, which coil maps are estimated from."""
-
-
-class DataConfig(Section):
-    """Where scans come from, and what is made of them."""
-
-    path: Path | None = None
-    """Folder with train/, validate/ and test/ of HDF5 scans; simulated brains if none."""
-    size: tuple[Count, Count] = (128, 128)
-    """Simulated scans: image size (y, x)."""
-    coils: Count = 8
-    """Simulated scans: receive coils."""
-    contrast: Literal["T1w", "T2w", "PDw", "FLAIR"] | None = None
-    """Simulated scans: one contrast, or all of them if none."""
-    noise: Annotated[float, Field(ge=0)] | None = None
-    """Simulated scans: noise of each k-space sample relative to the image's 95th percentile."""
-    train: Count = 48
-    """Simulated scans: subjects to train on."""
-    validate_on: Count = 8
-    """Simulated scans: subjects to choose the best checkpoint with."""
-    test: Count = 8
-    """Simulated scans: subjects to evaluate on."""
-    map_sets: Annotated[int, Field(ge=1, le=2)] = 1
-    """ESPIRiT coil-map sets."""
-    slab: Count | None = None
-    """Train on this many rows, a random slab along the fully sampled readout y."""
-    mask: MaskConfig = MaskConfig()
-
-    @model_validator(mode="after")
-    def _fits(self) -> DataConfig:
-        if self.slab and self.mask.kind == "poisson_disc":
-            raise ValueError("slab needs a fully sampled readout, which poisson_disc has not")
-        if self.path is not None:
-            return self
-        if self.slab and self.slab > self.size[0]:
-            raise ValueError(f"slab = {self.slab} must not exceed the {self.size[0]} rows of size")
-        if self.mask.calibration < SMALLEST_CALIBRATION:
-            raise ValueError(
-                f"mask.calibration = {self.mask.calibration} must be at least "
-                f"{SMALLEST_CALIBRATION}: coil maps are estimated from it"
-            )
-        return self
 
 
 class NetworkConfig(Section):
@@ -88,8 +28,6 @@ class NetworkConfig(Section):
     """One set of weights for all steps."""
     features: Count = 32
     """Width of the CNN."""
-    ndim: Literal[2] = 2
-    """Axes that convolutions act on; no volumes or dynamic scans are read so far."""
     padding: Literal["zeros", "reflect"] = "zeros"
     step_size: Positive = 1.0
     """First step size of pgd; learned."""

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from gleam.baselines import best_l1_wavelet, cg_sense
 from gleam.batch import Batch
-from gleam.build import build_device, build_loader, build_masks, build_network
+from gleam.build import build_device, build_loaders, build_masks, build_network, build_source
 from gleam.checkpoint import load_weights, read_checkpoint, read_config
 from gleam.config import Config, load_config
-from gleam.data import Example, Loader, PreparedScans
+from gleam.data import DataError, Example, Loader, find_scans
 from gleam.metrics import evaluate_scan, evaluate_slice, summarise
 from gleam.strategies.base import Network
 from models.unrolled import UnrolledNetwork
@@ -70,7 +70,7 @@ def evaluate(
 
     Args:
         checkpoint: of the network.
-        data: a folder of HDF5 scans (see :mod:`gleam.data.prepared`); or settings that replace
+        data: a folder of scans (see :mod:`gleam.data.readers`); or settings that replace
             those of the checkpoint's ``data`` section, such as ``{"mask": {"acceleration": 3}}``;
             the run's own test split by default.
         baselines: compare with CG-SENSE and L1-wavelet too, the latter with the best of several
@@ -136,38 +136,47 @@ def open_network(checkpoint: str | Path, device: str) -> tuple[UnrolledNetwork, 
     content = read_checkpoint(checkpoint)
     config = read_config(content, checkpoint)
     with torch.random.fork_rng(devices=[]):  # the first weights are replaced
-        network = build_network(config.network, config.data.map_sets)
+        network = build_network(config.network, config.data)
     load_weights(network, content["network"], checkpoint)
     return network.to(build_device(device)).eval(), config
 
 
 def _test_loader(config: Config, data: str | Path | Mapping[str, Any] | None) -> Loader:
     if isinstance(data, str | Path):
-        calibration = config.data.mask.calibration
-        source = PreparedScans(data, calibration, config.data.map_sets)
+        source = build_source(config.data, find_scans(data, config.data.format))
         return Loader(source, build_masks(config.data), config.seed)
-    return build_loader(load_config(config, data=data or {}).data, "test", config.seed)
+    changed = load_config(config, data=data or {}).data
+    loaders = build_loaders(changed, config.seed)
+    if "test" not in loaders:
+        raise DataError(f"{changed.path} must have scans to test on, in test/ or splits.yaml")
+    return loaders["test"]
 
 
 def reconstruct_classically(batch: Batch) -> dict[str, Tensor]:
     """CG-SENSE and L1-wavelet images ``(1, *space)`` of a batch of one, in its original units.
 
+    A volume or cine is reconstructed plane by plane, with one wavelet weight for all.
+
     Args:
         batch: normalised, with one map set and the target, which chooses the wavelet weight.
     """
-    if batch.target is None:
-        raise ValueError("the best wavelet weight is chosen with a target, got None")
     if batch.maps.shape[1] > 1:
         raise ValueError("the classical baselines take one map set: set data.map_sets to 1")
-    measured = batch.kspace, batch.mask, batch.maps
-    wavelet, _ = best_l1_wavelet(*measured, L1_WEIGHTS, batch.target)
+    planes = batch.planes()
+    if planes.target is None:
+        raise ValueError("the best wavelet weight is chosen with a target, got None")
+    measured = planes.kspace, planes.mask, planes.maps
+    wavelet, _ = best_l1_wavelet(*measured, L1_WEIGHTS, planes.target)
     images = {"CG-SENSE": cg_sense(*measured), "L1-wavelet": wavelet}
-    return {method: batch.rescale(image)[0] for method, image in images.items()}
+    return {
+        method: batch.rescale(image.movedim(0, 1).reshape(batch.zero_filled.shape))[0]
+        for method, image in images.items()
+    }
 
 
 def _score_scan(pairs: list[tuple[Tensor, Tensor]]) -> Scores:
     images, references = (torch.stack(list(part)) for part in zip(*pairs, strict=True))
-    return evaluate_scan(images, references)
+    return evaluate_scan(*(part.reshape(-1, *part.shape[-2:]) for part in (images, references)))
 
 
 def _pick(cases: list[dict[str, Tensor]], scores: list[Scores]) -> dict[str, dict[str, Tensor]]:

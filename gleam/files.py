@@ -5,34 +5,43 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import h5py
 import numpy as np
 from torch import Tensor
 
-from gleam.data import DataError
+from gleam.checkpoint import read_checkpoint, read_config
+from gleam.data import DataError, open_scan
+from gleam.data.sources import measurements
+from gleam.inputs import Array
+
+Measured = tuple[Array, Array | None, Array | None]
 
 
-def read_array(path: Path, key: str | None = None) -> np.ndarray:
-    """Read a ``.npy`` file, or the dataset ``key`` of an HDF5 file.
+def read_array(path: Path) -> np.ndarray:
+    """Read a ``.npy`` file.
 
     Raises:
-        DataError: if the file or the dataset cannot be read.
+        DataError: if it cannot be read.
     """
     if not path.exists():
         raise DataError(f"no such file: {path}")
+    if path.suffix != ".npy":
+        raise DataError(f"{path} must be a .npy file")
     try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        with h5py.File(path, "r") as file:
-            if key is None:
-                raise DataError(f"{path} must be a .npy file")
-            if key not in file:
-                raise DataError(f"{path} must hold a dataset {key}, found {sorted(file)}")
-            return np.asarray(file[key])
+        return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} cannot be read as .npy or HDF5: {error}") from error
+        raise DataError(f"{path} cannot be read as .npy: {error}") from error
+
+
+def read_measurements(path: Path, checkpoint: Path) -> Measured:
+    """K-space of a ``.npy`` file as it is, or of a scan as the images of a checkpoint; mask, maps.
+
+    Raises:
+        DataError: if the file cannot be read; CheckpointError: if the checkpoint cannot.
+    """
+    if path.suffix == ".npy":
+        return read_array(path), None, None
+    config = read_config(read_checkpoint(checkpoint), checkpoint)
+    return measurements(open_scan(path), config.data.items)
 
 
 def save_reconstruction(path: Path, image: Tensor, zero_filled: Tensor) -> list[Path]:
@@ -40,8 +49,7 @@ def save_reconstruction(path: Path, image: Tensor, zero_filled: Tensor) -> list[
 
     Args:
         path: the ``.npy`` file.
-        image: complex ``(y, x)``, ``(maps, y, x)`` or with an axis of slices in front; the picture
-            shows the middle slice.
+        image: complex ``(*any, y, x)``; the picture shows the plane in the middle.
         zero_filled: the same shape.
 
     Returns:
@@ -61,6 +69,7 @@ def save_reconstruction(path: Path, image: Tensor, zero_filled: Tensor) -> list[
 
 
 def _middle(image: Tensor) -> Tensor:
-    """The middle slice ``(y, x)``; of two map sets the first, which holds most of the signal."""
-    image = image[:, 0] if image.ndim == 4 else image
-    return image if image.ndim == 2 else image[(len(image) - 1) // 2]
+    """The middle plane ``(y, x)`` along every other axis; of two map sets the first."""
+    while image.ndim > 2:
+        image = image[(len(image) - 1) // 2]
+    return image

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from gleam.batch import Batch
-from physics.coils import espirit
-from physics.masks import calibration_size, compact
+from gleam.data.estimate import estimate_maps
+from gleam.data.examples import ENCODED
+from physics.masks import compact
 
 Array = Tensor | np.ndarray
-SMALLEST_CALIBRATION = 8
 
 
 def make_batch(
@@ -19,21 +21,26 @@ def make_batch(
     mask: Array | None = None,
     maps: Array | None = None,
     *,
-    ndim: int = 2,
+    items: str = "slices",
     map_sets: int = 1,
     calibration: int = 24,
+    method: str = "espirit",
+    crop: float | Literal["auto"] | None = None,
 ) -> Batch:
     """Check measurements and fill in what is not given.
 
     Args:
-        kspace: complex ``(coils, *space)`` or ``(slices, coils, *space)``.
+        kspace: complex ``(coils, *space)`` or ``(slices, coils, *space)``, encoded along y and x.
         mask: 1 where measured, ``space`` or ``(slices, *space)``, size 1 on axes along which it
             does not vary; by default where any coil's k-space differs from zero.
         maps: ``(coils, *space)`` or ``(maps, coils, *space)``, with a leading slice axis if
-            ``kspace`` has one; by default ESPIRiT's from the fully sampled centre.
-        ndim: number of axes of space.
+            ``kspace`` has one, of size 1 on t; by default estimated from the sampled centre.
+        items: space is ``(y, x)`` for "slices" and "frames", ``(z, y, x)`` for "volumes" and
+            ``(t, y, x)`` for "cines".
         map_sets: sets to estimate.
         calibration: largest side of the block that they are estimated from.
+        method: to estimate them with, see :func:`gleam.data.estimate.estimate_maps`.
+        crop: likewise.
 
     Returns:
         A batch, one image a slice, not normalised.
@@ -42,16 +49,18 @@ def make_batch(
         TypeError: if k-space or maps are not complex, or the mask is.
         ValueError: says what must hold, what came and what to do.
     """
+    ndim = 3 if items in ("volumes", "cines") else 2
     has_slices = np.ndim(kspace) == ndim + 2
     measured = _kspace(kspace, ndim)
     space = tuple(measured.shape[2:])
     sampled = _mask(mask, measured, space)
     measured = measured * sampled
+    dynamic = items == "cines"
     if maps is None:
-        coils = _estimate_maps(measured, sampled, map_sets, calibration)
+        coils = _estimate_maps(measured, items, method, calibration, map_sets, crop)
     else:
-        coils = _maps(maps, measured, ndim, has_slices)
-    return Batch(measured, sampled, coils)
+        coils = _maps(maps, measured[:, :, :1] if dynamic else measured, ndim, has_slices)
+    return Batch(measured, sampled, coils, axes=ENCODED)
 
 
 def _tensor(array: Array, device: torch.device | None = None) -> Tensor:
@@ -115,19 +124,11 @@ def _maps(maps: Array, kspace: Tensor, ndim: int, has_slices: bool) -> Tensor:
     return coils.to(torch.complex64)
 
 
-def _estimate_maps(kspace: Tensor, mask: Tensor, sets: int, largest: int) -> Tensor:
-    space = tuple(kspace.shape[2:])
-    maps = []
-    for data, sampled in zip(kspace, mask[:, 0], strict=True):
-        block = tuple(min(largest, n) for n in calibration_size(sampled, space))
-        if min(block) < SMALLEST_CALIBRATION:
-            raise ValueError(
-                "coil maps can be estimated only from a fully sampled centre of at least "
-                f"{SMALLEST_CALIBRATION} samples along every axis, the mask has {block}; "
-                "pass coil maps (maps=...)"
-            )
-        maps.append(espirit(data[None], block, sets))
-    return torch.cat(maps)
+def _estimate_maps(kspace: Tensor, items: str, *settings: Any) -> Tensor:
+    if items != "volumes":
+        return estimate_maps(kspace, *settings, dynamic=items == "cines")
+    volumes = [estimate_maps(volume.movedim(1, 0), *settings, volume=True) for volume in kspace]
+    return torch.stack([maps.movedim(0, 2) for maps in volumes])
 
 
 def _check_space(

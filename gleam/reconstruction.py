@@ -11,6 +11,7 @@ from torch import Tensor
 from gleam.build import build_device
 from gleam.evaluation import open_network, run_network
 from gleam.inputs import make_batch
+from physics.masks import calibration_lines
 
 
 def reconstruct(
@@ -26,11 +27,13 @@ def reconstruct(
     Args:
         checkpoint: of the network.
         kspace: complex ``(coils, *space)`` or ``(slices, coils, *space)``, centred orthonormal
-            FFT of the coil images, in any units.
+            FFT of the coil images along y and x, in any units; space is that of the images the
+            network was trained on: ``(y, x)``, ``(z, y, x)`` or ``(t, y, x)``.
         mask: 1 where measured, ``space`` with size-1 axes where it does not vary; by default
             the positions at which any coil's k-space differs from zero.
         maps: coil maps ``(coils, *space)`` or ``(maps, coils, *space)``, with a leading slice
-            axis if ``kspace`` has one; by default ESPIRiT's from the fully sampled centre.
+            axis if ``kspace`` has one; of size 1 on t; by default estimated from the fully
+            sampled centre.
         device: "cpu", "cuda" or "auto".
 
     Returns:
@@ -56,26 +59,28 @@ def reconstruct_and_compare(
 ) -> tuple[Tensor, Tensor]:
     """The image of :func:`reconstruct`, and the zero-filled image of the same shape beside it."""
     network, config = open_network(checkpoint, device)
-    ndim = config.network.ndim
+    data = config.data
+    lines = [calibration_lines(data.mask.calibration, n) for n in np.shape(kspace)[-2:]]
     batch = make_batch(
         kspace,
         mask,
         maps,
-        ndim=ndim,
-        map_sets=config.data.map_sets,
-        calibration=config.data.mask.calibration,
+        items=data.items,
+        map_sets=data.map_sets,
+        calibration=min(lines, default=0),
+        method=data.map_method,
+        crop=data.map_crop,
     )
-    if batch.maps.shape[1] != config.data.map_sets:
+    if batch.maps.shape[1] != data.map_sets:
         raise ValueError(
-            f"the network was trained with {config.data.map_sets} coil-map sets, "
-            f"got {batch.maps.shape[1]}"
+            f"the network was trained with {data.map_sets} coil-map sets, got {batch.maps.shape[1]}"
         )
     images, zero_filled = [], []
     for single in batch.split():  # slice by slice: memory stays that of one image
         one = single.normalised().to(build_device(device))
         images.append(one.rescale(run_network(network, one)).cpu())
         zero_filled.append(one.rescale(one.zero_filled).cpu())
-    has_slices = np.ndim(kspace) == ndim + 2
+    has_slices = np.ndim(kspace) == data.ndim + 2
     return _shape(torch.cat(images), has_slices), _shape(torch.cat(zero_filled), has_slices)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from gleam.evaluation import Evaluation
 from gleam.plots import comparison
@@ -55,14 +56,20 @@ def write_report(evaluation: Evaluation, folder: Path) -> list[Path]:
 
 
 def write_pictures(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write a picture of the worst, median and best slice; returns the files."""
+    """Write a picture of the worst, median and best image; returns the files."""
     paths = []
     for name, images in evaluation.examples.items():
-        shown = {method: image[0] for method, image in images.items() if method != "reference"}
-        title = f"{name} test slice by PSNR of the network"
-        path = comparison(folder / f"{name}.png", shown, images["reference"][0], title)
+        shown = {method: _plane(image) for method, image in images.items()}
+        reference = shown.pop("reference")
+        title = f"{name} test image by PSNR of the network"
+        path = comparison(folder / f"{name}.png", shown, reference, title)
         paths.append(path)
     return paths
+
+
+def _plane(image: Tensor) -> Tensor:
+    """The first map set of an image, the middle plane of a volume or cine: ``(y, x)``."""
+    return image[0] if image.ndim == 3 else image[0, image.shape[1] // 2]
 
 
 def _rows(evaluation: Evaluation) -> list[list[str]]:

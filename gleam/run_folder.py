@@ -97,6 +97,7 @@ class RunFolder:
         now = _flatten(dump_config(config))
         free = {"out", "device", "training.patience"}
         free |= {"training.validate_every", "training.save_every"}
+        free |= {"data.cache", "data.workers", "data.skip_bad"}
         if config.training.schedule == "constant":
             free.add("training.iterations")
         keys = before.keys() | now.keys()

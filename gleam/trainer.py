@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -15,11 +14,11 @@ from typing import Any
 
 import torch
 
+from gleam.batch import Batch
 from gleam.build import (
     build_device,
-    build_loader,
+    build_loaders,
     build_network,
-    build_source,
     build_strategy,
 )
 from gleam.checkpoint import load_weights, read_checkpoint, save_checkpoint
@@ -47,6 +46,7 @@ class TrainingResult:
         iteration: iterations done.
         psnr: best validation PSNR [dB], complex, mean over slices; NaN before the first.
         finished: False if the run was stopped by a signal and waits to be resumed.
+        skipped: with ``data.skip_bad``, the scans that could not be read, and why.
     """
 
     folder: Path
@@ -55,6 +55,7 @@ class TrainingResult:
     iteration: int
     psnr: float
     finished: bool
+    skipped: dict[str, str]
 
 
 def train(
@@ -95,9 +96,11 @@ class _Trainer:
         self.config = config
         self.quiet = quiet
         self.device = build_device(config.device)
-        self.loader = build_loader(config.data, "train", config.seed)
-        self.validation = build_loader(config.data, "validate", config.seed)
-        self.network = build_network(config.network, config.data.map_sets).to(self.device)
+        self.loaders = build_loaders(config.data, config.seed)
+        if missing := {"train", "validate"} - self.loaders.keys():
+            raise DataError(f"{config.data.path} must have scans to {' and to '.join(missing)} on")
+        self.loader, self.validation = self.loaders["train"], self.loaders["validate"]
+        self.network = build_network(config.network, config.data).to(self.device)
         self.strategy = build_strategy(config, self.network)
         self.folder = RunFolder(config, resume)
         self.iteration = 0
@@ -106,37 +109,64 @@ class _Trainer:
         if resume and self.folder.resumable:
             self.restore()
         self.folder.keep_records(self.iteration)
-        scans = {"train": self.loader.source.scans, "validate": self.validation.source.scans}
-        with contextlib.suppress(DataError):  # nobody needs test scans to train
-            scans["test"] = build_source(config.data, "test", config.seed).scans
+        scans = {split: loader.source.scans for split, loader in self.loaders.items()}
         self.folder.describe(scans, self.iteration, seed=config.seed)
 
     def run(self) -> TrainingResult:
-        training, display_from = self.config.training, self.iteration
         records = self.folder.open_records()
-        display = Display(training.iterations, display_from, self.device, self.quiet)
+        display = Display(self.config.training.iterations, self.iteration, self.device, self.quiet)
         try:
             with display, _StopSignals() as stop:
-                while not (self.finished or stop.requested):
-                    result = self.step(records)
-                    display.advance(self.iteration, result)
-                    if self.due(training.validate_every):
-                        display.validated(self.validate(records))
-                    if self.due(training.save_every):
-                        self.save(self.folder.last)
-                if not self.finished:
-                    self.save(self.folder.last)
-                    display.say(f"stopped after iteration {self.iteration}; go on with --resume")
-                elif self.iteration < training.iterations:
-                    display.say(f"stopped early: {self.worse} validations without a better PSNR")
+                self.loop(records, display, stop)
+        except DataError as error:
+            if self.iteration == 0:
+                raise
+            self.save(self.folder.last)
+            raise DataError(
+                f"{error}. The run was saved after iteration {self.iteration}: repair the file, or "
+                "leave such files out with data.skip_bad=true, and go on with --resume"
+            ) from error
         finally:
             records.close()
             self.strategy.close()
-        folder = self.folder
-        folder.draw_curves()
+        self.folder.draw_curves()
         return TrainingResult(
-            folder.path, folder.best, folder.last, self.iteration, self.best, self.finished
+            self.folder.path,
+            self.folder.best,
+            self.folder.last,
+            self.iteration,
+            self.best,
+            self.finished,
+            self.skipped,
         )
+
+    def loop(self, records: Records, display: Display, stop: _StopSignals) -> None:
+        training, data = self.config.training, self.config.data
+        batches = self.loader.stream(
+            self.iteration,
+            training.iterations,
+            training.batch_size,
+            training.accumulate,
+            data.workers,
+        )
+        while not (self.finished or stop.requested):
+            result = self.step(batches, records)
+            display.advance(self.iteration, result)
+            if self.due(training.validate_every):
+                display.validated(self.validate(records))
+            if self.due(training.save_every):
+                self.save(self.folder.last)
+        if not self.finished:
+            self.save(self.folder.last)
+            display.say(f"stopped after iteration {self.iteration}; go on with --resume")
+        elif self.iteration < training.iterations:
+            display.say(f"stopped early: {self.worse} validations without a better PSNR")
+        for scan, reason in self.skipped.items():
+            display.say(f"left out {scan}: {reason}")
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        return {k: why for loader in self.loaders.values() for k, why in loader.skipped.items()}
 
     @property
     def finished(self) -> bool:
@@ -147,10 +177,9 @@ class _Trainer:
     def due(self, every: int) -> bool:
         return self.iteration % every == 0 or self.finished
 
-    def step(self, records: Records) -> StepResult:
+    def step(self, stream: Iterator[list[Batch]], records: Records) -> StepResult:
         started = time.perf_counter()
-        training = self.config.training
-        batches = self.loader.training(self.iteration, training.batch_size, training.accumulate)
+        batches = next(stream)
         loaded = time.perf_counter()
         rate = self.strategy.modules[0].optimizer.param_groups[0]["lr"]
         self.iteration += 1

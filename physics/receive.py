@@ -1,24 +1,52 @@
 """What the receivers add: the sensitivities of a coil array, and correlated noise."""
 
+import cmath
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from physics.texture import Axes, uniform
 
+_BLOCK = 2**16  # numbers handled at a time
 
-def coil_maps(axes: Axes, coils: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Normalised sensitivities of a random array of loops around the head.
+
+@dataclass(frozen=True)
+class CoilArray:
+    """Loops on an elliptical tube around the body; lengths in mm, angles in degrees.
+
+    Attributes:
+        coils: how many, dealt out evenly over the rings.
+        rings: number of rings along z.
+        semi_axes: distance of the loops from the origin along y and along x.
+        loop_radius: of every loop.
+        ring_distance: between neighbouring rings.
+        arcs: stretches of each ring that carry loops, evenly filled: 0 is +x, 90 is +y (the
+            back), so ``((45, 135), (225, 315))`` is a posterior and an anterior array.
+        jitter: 0 for a perfectly regular array, 1 for that of a flexible one put on by hand.
+    """
+
+    coils: int = 8
+    rings: int = 1
+    semi_axes: tuple[float, float] = (130.0, 130.0)
+    loop_radius: float = 65.0
+    ring_distance: float = 80.0
+    arcs: tuple[tuple[float, float], ...] = ((0.0, 360.0),)
+    jitter: float = 1.0
+
+
+def coil_maps(axes: Axes, array: CoilArray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Normalised sensitivities of an array of loops.
 
     Every loop is a magnetic dipole softened by its radius, whose field on the axis is that of a
     loop; what it receives is the field's transverse part, ``Bx - i By`` (Roemer et al., MRM 1990).
 
     Args:
-        axes: coordinates z, y, x [mm] of the grid; the head is around the origin of y and x.
-        coils: number of coils, spread over one ring, or two from 8 coils on.
-        generator: source of the randomness.
+        axes: coordinates z, y, x [mm] of the grid; the body is around the origin of y and x.
+        array: the layout.
+        generator: source of the randomness: jitter, gains and phases of the loops.
 
     Returns:
         The maps, complex64 ``(coils, z, y, x)``, whose squared magnitudes sum to 1 over the coils
@@ -26,55 +54,82 @@ def coil_maps(axes: Axes, coils: int, generator: torch.Generator) -> tuple[Tenso
         average: the shading that an array gives an image combined with these maps.
 
     Raises:
-        ValueError: if there are no coils.
+        ValueError: if there are no coils or no rings.
     """
-    if coils < 1:
-        raise ValueError(f"there must be at least one coil, got {coils}")
-    ring = uniform(115.0, 150.0, generator)
-    radius = uniform(45.0, 90.0, generator)
-    rings = 2 if coils >= 8 and uniform(0, 1, generator) < 0.7 else 1
-    start = uniform(0, 2 * math.pi, generator)
-    maps = torch.empty(coils, *(len(axis) for axis in axes), dtype=torch.complex64)
-    for coil in range(coils):
+    if array.coils < 1 or not 1 <= array.rings <= array.coils:
+        raise ValueError(
+            f"there must be at least one coil, and 1 .. coils rings, got {array.coils} coils "
+            f"on {array.rings} rings"
+        )
+    maps = torch.empty(array.coils, *(len(axis) for axis in axes), dtype=torch.complex64)
+    power = torch.zeros(maps.shape[1:])
+    full_circle = sum(last - first for first, last in array.arcs) >= 360
+    turn = uniform(0, 2 * math.pi, generator) if full_circle else 0.0
+    for coil in range(array.coils):
         jitter = torch.randn(6, generator=generator).tolist()
-        angle = start + 2 * math.pi * (coil + 0.15 * jitter[0]) / coils
-        height = (coil % rings - (rings - 1) / 2) * 80 + 10 * jitter[1]
-        position = (height, ring * math.sin(angle), ring * math.cos(angle))
-        axis = (0.2 * jitter[2], math.sin(angle + 0.15 * jitter[3]), math.cos(angle))
-        gain = math.exp(0.2 * jitter[4])
-        phase = math.pi * jitter[5]
-        field = _loop(axes, position, axis, radius)
-        maps[coil] = field * torch.polar(torch.tensor(gain), torch.tensor(phase))
-    shading = maps.abs().square_().sum(0).sqrt_()
-    return maps.div_(shading), shading / shading.mean()
+        place, ring = divmod(coil, array.rings)
+        count = len(range(ring, array.coils, array.rings))
+        # Neighbouring rings are staggered, so that their loops overlap like bricks.
+        place += (ring + 0.5) / array.rings + 0.15 * array.jitter * jitter[0]
+        angle = turn + _angle(array.arcs, place / count)
+        height = (ring - (array.rings - 1) / 2) * array.ring_distance
+        position = (
+            height + 10 * array.jitter * jitter[1],
+            array.semi_axes[0] * math.sin(angle),
+            array.semi_axes[1] * math.cos(angle),
+        )
+        tilt = angle + 0.15 * array.jitter * jitter[3]
+        normal = (0.2 * array.jitter * jitter[2], math.sin(tilt), math.cos(tilt))
+        bx, by = _loop(axes, position, normal, array.loop_radius)
+        gain = math.exp(0.2 * array.jitter * jitter[4])
+        maps[coil] = torch.complex(bx, by.neg_()).mul_(cmath.rect(gain, math.pi * jitter[5]))
+        power.add_(bx.square_().add_(by.square_()), alpha=gain**2)
+    shading = power.sqrt_()
+    torch.view_as_real(maps).mul_(shading.reciprocal()[..., None])
+    return maps, shading.div_(shading.mean())
+
+
+def _angle(arcs: Sequence[tuple[float, float]], share: float) -> float:
+    """The angle [radians] at this share, 0 to 1, of the arcs' total length."""
+    lengths = [last - first for first, last in arcs]
+    rest = (share % 1) * sum(lengths)
+    for (first, _), length in zip(arcs, lengths, strict=True):
+        if rest < length:
+            return math.radians(first + rest)
+        rest -= length
+    return math.radians(arcs[-1][1])
 
 
 def add_noise(
     kspace: Tensor, sigma: float, generator: torch.Generator, correlation: Tensor | None = None
 ) -> Tensor:
-    """K-space plus complex Gaussian noise, white over positions.
+    """Adds complex Gaussian noise, white over positions, to k-space in place.
 
     Args:
-        kspace: complex64 ``(coils, *space)``.
+        kspace: complex64 ``(coils, *space)``; changed.
         sigma: standard deviation of the real part and, separately, of the imaginary part.
         generator: source of the randomness.
         correlation: between the coils, Hermitian, positive definite, complex64
             ``(coils, coils)`` with ones on its diagonal; by default the identity.
 
     Returns:
-        complex64 of the same shape.
+        The same tensor.
 
     Raises:
         ValueError: if sigma is negative.
     """
     if not sigma >= 0:
         raise ValueError(f"the noise must not be negative, got {sigma}")
-    draw = torch.randn(*kspace.shape, 2, generator=generator)
-    noise = sigma * torch.view_as_complex(draw)
+    if sigma == 0:
+        return kspace
+    mixing = sigma * torch.eye(len(kspace), dtype=kspace.dtype)
     if correlation is not None:
-        mixing = torch.linalg.cholesky(correlation)
-        noise = torch.tensordot(mixing, noise, 1)
-    return kspace + noise
+        mixing = sigma * torch.linalg.cholesky(correlation)
+    # In blocks: the noise of a whole volume would take the memory of its k-space twice more.
+    for block in kspace.split(max(1, _BLOCK // kspace[:, 0].numel()), 1):
+        draw = torch.randn(*block.shape, 2, generator=generator)
+        block += torch.tensordot(mixing, torch.view_as_complex(draw), 1)
+    return kspace
 
 
 def noise_correlation(maps: Tensor, body: Tensor, generator: torch.Generator) -> Tensor:
@@ -88,7 +143,10 @@ def noise_correlation(maps: Tensor, body: Tensor, generator: torch.Generator) ->
     Returns:
         complex64 ``(coils, coils)``, Hermitian, positive definite, ones on its diagonal.
     """
-    seen = maps[:, body]
+    # Maps are smooth, and a part of the points tells as much as all of them.
+    stride = math.ceil((body.numel() / _BLOCK) ** (1 / body.ndim))
+    thin = (slice(None, None, stride),) * body.ndim
+    seen = maps[(slice(None), *thin)][:, body[thin]]
     covariance = seen @ seen.mH
     scale = covariance.diagonal().real.sqrt()
     share = uniform(0.0, 0.5, generator)
@@ -96,15 +154,19 @@ def noise_correlation(maps: Tensor, body: Tensor, generator: torch.Generator) ->
     return correlation + (1 - share) * torch.eye(len(maps))
 
 
-def _loop(axes: Axes, position: Sequence[float], normal: Sequence[float], radius: float) -> Tensor:
-    """Transverse field of a loop: exact on its axis, and far away that of a dipole."""
+def _loop(
+    axes: Axes, position: Sequence[float], normal: Sequence[float], radius: float
+) -> tuple[Tensor, Tensor]:
+    """Field along x and y of a loop: exact on its axis, and far away that of a dipole."""
     z, y, x = (
         axis.reshape([-1 if i == j else 1 for j in range(3)]) - middle
         for i, (axis, middle) in enumerate(zip(axes, position, strict=True))
     )
-    squared = z.square() + y.square() + x.square()
-    along = 3 * (normal[0] * z + normal[1] * y + normal[2] * x)
-    across = 2 * radius**2 - squared
-    strength = radius**3 * (squared + radius**2) ** -2.5
-    bx, by = along * x + normal[2] * across, along * y + normal[1] * across
-    return torch.complex(strength * bx, -strength * by)
+    squared = (z.square() + y.square()) + x.square()
+    along = 3 * (normal[0] * z + normal[1] * y) + 3 * normal[2] * x
+    falloff = (squared + radius**2).rsqrt_()
+    strength = falloff.square().square_().mul_(falloff).mul_(radius**3)
+    across = squared.neg_().add_(2 * radius**2)
+    by = (along * y).add_(across, alpha=normal[1]).mul_(strength)
+    bx = along.mul_(x).add_(across, alpha=normal[2]).mul_(strength)
+    return bx, by

@@ -82,16 +82,46 @@ class SpoiledGradientEcho:
 
     def __post_init__(self) -> None:
         _check_times(self.repetition_time, self.echo_time)
-        if not 0 < self.flip_angle < 180:
-            raise ValueError(
-                f"the flip angle must lie between 0 and 180 degrees, got {self.flip_angle}"
-            )
+        _check_flip_angle(self.flip_angle)
 
     def signal(self, t1: Tensor, t2: Tensor, proton_density: Tensor) -> Tensor:
         """Steady-state signal, broadcast; times in ms, ``t2`` the one of the free decay (T2*)."""
         flip = math.radians(self.flip_angle)
         e1 = torch.exp(-self.repetition_time / t1)
         transverse = math.sin(flip) * (1 - e1) / (1 - math.cos(flip) * e1)
+        return proton_density * transverse * torch.exp(-self.echo_time / t2)
+
+
+@dataclass(frozen=True)
+class BalancedSSFP:
+    """Balanced steady-state free precession on resonance, pulses of alternating sign.
+
+    Bernstein, Handbook of MRI, 14.1; Scheffler and Lehnhardt, Eur Radiol 2003: the transverse
+    magnetization is ``sin a (1 - E1) / (1 - (E1 - E2) cos a - E1 E2)`` right after a pulse and
+    decays with T2 from there, ``sqrt(E2)`` at the middle of the repetition.
+
+    Args:
+        repetition_time: [ms], longer than the echo time.
+        echo_time: [ms], not negative.
+        flip_angle: [degrees], above 0 and below 180.
+
+    Raises:
+        ValueError: if the parameters are not as above.
+    """
+
+    repetition_time: float
+    echo_time: float
+    flip_angle: float
+
+    def __post_init__(self) -> None:
+        _check_times(self.repetition_time, self.echo_time)
+        _check_flip_angle(self.flip_angle)
+
+    def signal(self, t1: Tensor, t2: Tensor, proton_density: Tensor) -> Tensor:
+        """Steady-state signal of tissues with these properties, broadcast; times in ms."""
+        flip = math.radians(self.flip_angle)
+        e1, e2 = (torch.exp(-self.repetition_time / time) for time in (t1, t2))
+        transverse = math.sin(flip) * (1 - e1) / (1 - (e1 - e2) * math.cos(flip) - e1 * e2)
         return proton_density * transverse * torch.exp(-self.echo_time / t2)
 
 
@@ -137,7 +167,12 @@ def _check_times(repetition_time: float, echo_time: float) -> None:
         )
 
 
-Sequence = SpinEcho | SpoiledGradientEcho | InversionRecovery
+def _check_flip_angle(flip_angle: float) -> None:
+    if not 0 < flip_angle < 180:
+        raise ValueError(f"the flip angle must lie between 0 and 180 degrees, got {flip_angle}")
+
+
+Sequence = SpinEcho | SpoiledGradientEcho | BalancedSSFP | InversionRecovery
 
 # Typical protocols of 2D brain examinations at 3 T.
 BRAIN_SEQUENCES: dict[str, Sequence] = {

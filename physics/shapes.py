@@ -5,6 +5,7 @@ Distances are in mm, positive inside.
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -27,11 +28,11 @@ def ellipsoid(grid: Sequence[Tensor], centre: Sequence[float], radii: Sequence[f
     level = torch.zeros(())
     slope = torch.zeros(())
     for coordinate, middle, radius in zip(grid, centre, radii, strict=True):
-        scaled = ((coordinate - middle) / radius).square()
+        scaled = (coordinate - middle).mul_(1 / radius).square_()
         level = level + scaled
-        slope = slope + scaled / radius**2
+        slope = torch.add(slope, scaled, alpha=1 / radius**2)
     level = level.sqrt_()
-    return (1 - level) * level / slope.sqrt_().clamp_(min=1e-6)
+    return level.mul_(1 - level).div_(slope.sqrt_().clamp_(min=1e-6))
 
 
 def tube(
@@ -55,12 +56,12 @@ def tube(
         length = sum(s * s for s in step)
         along = torch.zeros(())
         for s, o in zip(step, offset, strict=True):
-            along = along + o * (s / length)
-        along = along.clamp(0, 1)
+            along = torch.add(along, o, alpha=s / length)
+        along = along.clamp_(0, 1)
         squared = torch.zeros(())
         for s, o in zip(step, offset, strict=True):
-            squared = squared + (o - s * along).square()
-        distance = first + (last - first) * along - squared.sqrt_()
+            squared = squared + torch.sub(o, along, alpha=s).square_()
+        distance = along.mul_(last - first).add_(first).sub_(squared.sqrt_())
         inside = distance if inside is None else torch.maximum(inside, distance)
     if inside is None:
         raise ValueError(f"a tube needs at least two points, got {len(points)}")
@@ -80,6 +81,13 @@ class Canvas:
         self.fractions = torch.zeros(tissues, *shape)
         self.softness = softness
         self._rest = self.fractions[0].fill_(1)
+
+    def window(self, *index: slice) -> "Canvas":
+        """A part of the canvas, given by a slice of every axis; it shares its memory."""
+        part = copy(self)
+        part.fractions = self.fractions[(slice(None), *index)]
+        part._rest = part.fractions[0]
+        return part
 
     def paint(self, tissue: int, distance: Tensor) -> None:
         """Fill what is still free where ``distance`` [mm, positive inside] says so."""

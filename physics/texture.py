@@ -1,6 +1,7 @@
 """Smooth random fields at physical coordinates: folding, texture, shading and phase."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,12 +10,73 @@ from torch import Tensor
 Axes = tuple[Tensor, Tensor, Tensor]
 
 
+@dataclass(frozen=True)
+class Waves:
+    """A random field, ``sqrt(2 / n) sum_i cos(k_i . r + phase_i)``, seen on any grid.
+
+    Defined at every point of space, so a slice equals the same plane of a volume.
+
+    Attributes:
+        vectors: wave vectors k [radians / mm] along z, y and x, float32 ``(n, 3)``.
+        phases: [radians], float32 ``(n,)``.
+    """
+
+    vectors: Tensor
+    phases: Tensor
+
+    @classmethod
+    def draw(
+        cls, shortest: float, longest: float, generator: torch.Generator, count: int = 64
+    ) -> "Waves":
+        """Random directions, phases and wavelengths [mm], these uniform in the logarithm."""
+        direction = torch.randn(count, 3, generator=generator)
+        direction /= direction.norm(dim=1, keepdim=True)
+        share, phase = torch.rand(2, count, generator=generator)
+        wavelength = shortest * (longest / shortest) ** share
+        return cls(2 * math.pi * direction / wavelength[:, None], 2 * math.pi * phase)
+
+    def __call__(self, axes: Axes) -> Tensor:
+        """The field, float32 ``(z, y, x)``; mean 0 and standard deviation 1 over all fields."""
+        return self._sum(axes, self._columns(axes[2]))
+
+    def with_slopes(self, axes: Axes, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """The field ``(z, y, x)`` and its slopes [1 / mm] ``(z, d, y, x)``.
+
+        Args:
+            axes: coordinates z, y, x [mm].
+            directions: unit vectors, float32 ``(d, 3)``.
+        """
+        columns = self._columns(axes[2])
+        # A quarter period on: of cos(row) cos(column) + sin(row) (-sin(column)) the sines swap.
+        first, second = columns.chunk(2)
+        ahead = torch.cat((-second, first))
+        steepness = (self.vectors @ directions.T).repeat(2, 1)
+        parts = [columns, *(ahead * along[:, None] for along in steepness.T)]
+        field = self._sum(axes, torch.cat(parts, 1))
+        values = field.unflatten(-1, (len(parts), -1)).movedim(2, 1)
+        return values[:, 0], values[:, 1:]
+
+    def _columns(self, x: Tensor) -> Tensor:
+        angle = torch.cat((self.vectors[:, 2, None] * x,) * 2)
+        angle[len(self.phases) :] -= math.pi / 2
+        return angle.cos_().mul_(math.sqrt(2 / len(self.phases)))
+
+    def _sum(self, axes: Axes, columns: Tensor) -> Tensor:
+        """``cos(r + c) = cos(r) cos(c) + cos(r + 90) cos(c - 90)``, a product for each plane."""
+        z, y, _ = axes
+        vectors = self.vectors.repeat(2, 1)
+        phases = torch.cat((self.phases, self.phases + math.pi / 2))
+        rows = torch.addcmul(phases, y[:, None], vectors[:, 1])
+        field = torch.empty(len(z), len(y), columns.shape[1])
+        for plane, height in enumerate(z):
+            torch.matmul((rows + height * vectors[:, 0]).cos_(), columns, out=field[plane])
+        return field
+
+
 def random_waves(
     axes: Axes, shortest: float, longest: float, generator: torch.Generator, count: int = 64
 ) -> Tensor:
     """A random field: a sum of plane waves of random direction, wavelength and phase.
-
-    Defined at every point of space, so a slice equals the same plane of a volume.
 
     Args:
         axes: coordinates along z, y and x [mm].
@@ -26,66 +88,48 @@ def random_waves(
     Returns:
         float32 ``(z, y, x)``, mean 0 and standard deviation 1 over all fields.
     """
-    return _sum_of_waves(axes, *_draw_waves(shortest, longest, generator, count))
+    return Waves.draw(shortest, longest, generator, count)(axes)
 
 
-def random_sheets(
-    axes: Axes, spacing: float, generator: torch.Generator, count: int = 48
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+@dataclass(frozen=True)
+class Sheets:
     """Winding sheets that fill space at a regular spacing, as sulci fill the cortex.
 
     The sheets are the zeros of a random field of nearly one wavelength.
 
-    Args:
-        axes: coordinates along z, y and x [mm].
+    Attributes:
+        waves: the field.
         spacing: typical distance between neighbouring sheets [mm].
-        generator: source of the randomness.
-        count: number of waves.
-
-    Returns:
-        float32 ``(z, y, x)`` each: the approximate distance [mm] to the nearest sheet, at most
-        half the spacing, and the z, y and x components of the normal, of length 1 near a sheet.
     """
-    waves, phases = _draw_waves(1.7 * spacing, 2.4 * spacing, generator, count)
-    field = _sum_of_waves(axes, waves, phases)
-    wavenumber = math.pi / spacing
-    slopes = [
-        _sum_of_waves(axes, waves, phases + math.pi / 2, waves[:, axis] / wavenumber)
-        for axis in range(3)
-    ]
-    steepness = (slopes[0].square() + slopes[1].square() + slopes[2].square()).sqrt_()
-    # Exact for a single plane wave; bounded where the slope vanishes.
-    distance = torch.atan2(field.abs(), steepness) / wavenumber
-    steepness.clamp_(min=0.1)
-    z, y, x = (slope / steepness for slope in slopes)
-    return distance, z, y, x
 
+    waves: Waves
+    spacing: float
 
-def _draw_waves(
-    shortest: float, longest: float, generator: torch.Generator, count: int
-) -> tuple[Tensor, Tensor]:
-    direction = torch.randn(count, 3, generator=generator)
-    direction = direction / direction.norm(dim=1, keepdim=True)
-    draw = torch.rand(count, 2, generator=generator)
-    wavelength = shortest * (longest / shortest) ** draw[:, :1]
-    return 2 * math.pi * direction / wavelength, 2 * math.pi * draw[:, 1]
+    @classmethod
+    def draw(cls, spacing: float, generator: torch.Generator, count: int = 48) -> "Sheets":
+        """Random sheets at this spacing [mm]."""
+        return cls(Waves.draw(1.7 * spacing, 2.4 * spacing, generator, count), spacing)
 
+    def __call__(self, axes: Axes, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the next sheet is and where it faces.
 
-def _sum_of_waves(
-    axes: Axes, waves: Tensor, phases: Tensor, amplitudes: Tensor | None = None
-) -> Tensor:
-    """``sqrt(2 / n) sum_i a_i cos(k_i . r + phase_i)``, by a matrix product for each plane."""
-    z, y, x = axes
-    scale = math.sqrt(2 / len(phases))
-    weights = torch.full_like(phases, scale) if amplitudes is None else scale * amplitudes
-    rows = y[:, None] * waves[:, 1] + phases
-    columns = waves[:, 2, None] * x
-    columns = torch.cat((columns.cos(), columns.sin())) * weights.repeat(2)[:, None]
-    field = torch.empty(len(z), len(y), len(x))
-    for plane, height in enumerate(z):
-        angle = rows + height * waves[:, 0]
-        torch.matmul(torch.cat((angle.cos(), -angle.sin()), 1), columns, out=field[plane])
-    return field
+        Args:
+            axes: coordinates z, y, x [mm].
+            directions: three orthogonal unit vectors, float32 ``(3, 3)``.
+
+        Returns:
+            The approximate distance [mm] to the nearest sheet, at most half the spacing, float32
+            ``(z, y, x)``, and the components of its normal along the directions, float32
+            ``(3, z, y, x)``, of length 1 near a sheet.
+        """
+        field, slopes = self.waves.with_slopes(axes, directions)
+        wavenumber = math.pi / self.spacing
+        normal = slopes.movedim(1, 0)
+        steepness = (normal[0] * normal[0]).addcmul_(normal[1], normal[1])
+        steepness = steepness.addcmul_(normal[2], normal[2]).sqrt_().div_(wavenumber)
+        # Exact for a single plane wave; bounded where the slope vanishes.
+        distance = torch.atan2(field.abs(), steepness).div_(wavenumber)
+        return distance, normal / steepness.clamp_(min=0.1).mul_(wavenumber)
 
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:

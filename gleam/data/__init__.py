@@ -1,16 +1,22 @@
-"""Scans: fully sampled examples, where they come from, and batches made of them."""
+"""Scans: where they come from, the examples in them, and batches made of those."""
 
-from gleam.data.examples import DataError, Example, Source
+from gleam.data.examples import Example, Source
 from gleam.data.loader import Loader
-from gleam.data.prepared import PreparedScans, write_scan
-from gleam.data.simulated import SimulatedBrains
+from gleam.data.readers import find_scans, open_scan
+from gleam.data.readers.prepared import write_scan
+from gleam.data.scan import DataError, Scan
+from gleam.data.simulated import SimulatedSubject
+from gleam.data.sources import ScanSource
 
 __all__ = [
     "DataError",
     "Example",
     "Loader",
-    "PreparedScans",
-    "SimulatedBrains",
+    "Scan",
+    "ScanSource",
+    "SimulatedSubject",
     "Source",
+    "find_scans",
+    "open_scan",
     "write_scan",
 ]

@@ -1,72 +1,78 @@
-"""One fully sampled image with its k-space and coil maps: what all data sources deliver."""
+"""One fully sampled image with its k-space and coil maps: what is undersampled and learned from."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gleam.batch import Batch
-from physics.coils import espirit, sense_combine
+from gleam.data.scan import DataError
+from physics.coils import sense_combine
 from physics.fourier import fft, ifft
 
-
-class DataError(ValueError):
-    """A file that cannot be used; the message names the file and the dataset in it."""
+ENCODED = (-2, -1)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A fully sampled image; shapes without batch axis.
+    """A fully sampled image; shapes without batch axis, encoded along y and x.
+
+    Space is ``(y, x)``, ``(z, y, x)`` or ``(t, y, x)``; coil maps have size 1 on t. The readout,
+    along which nothing is undersampled, is z of a volume, and y otherwise.
 
     Attributes:
         kspace: complex64 ``(coils, *space)``.
         maps: coil maps, complex64 ``(maps, coils, *space)``.
         target: reference image, complex64 ``(maps, *space)``.
         scan: name of the scan it belongs to; seeds the fixed masks.
+        acquired: float32, 0 where the scanner left out samples (padding, partial Fourier), shape
+            of space with size 1 where constant; None if there are all.
     """
 
     kspace: Tensor
     maps: Tensor
     target: Tensor
     scan: str
+    acquired: Tensor | None = None
 
     @classmethod
-    def from_kspace(cls, kspace: Tensor, scan: str, calibration: int, map_sets: int) -> Example:
-        """Estimate coil maps by ESPIRiT; the target is the SENSE combination of all k-space.
-
-        Args:
-            kspace: fully sampled, complex64 ``(coils, *space)``.
-            scan: name of the scan.
-            calibration: side of the central block that the maps are estimated from.
-            map_sets: 1 or 2.
-
-        Raises:
-            ValueError: if the maps cannot be estimated.
-        """
-        return cls.from_maps(kspace, espirit(kspace[None], calibration, map_sets)[0], scan)
-
-    @classmethod
-    def from_maps(cls, kspace: Tensor, maps: Tensor, scan: str) -> Example:
+    def from_maps(
+        cls, kspace: Tensor, maps: Tensor, scan: str, acquired: Tensor | None = None
+    ) -> Example:
         """The target is the SENSE combination of all k-space with the given coil maps."""
-        return cls(kspace, maps, sense_combine(kspace[None], maps[None])[0], scan)
+        target = sense_combine(kspace[None], maps[None], ENCODED)[0]
+        return cls(kspace, maps, target, scan, acquired)
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """Size of the image."""
+        return tuple(self.kspace.shape[1:])
+
+    def readout(self) -> int:
+        """The axis along which slabs are cut."""
+        volume = len(self.space) == 3 and self.maps.shape[-3] == self.space[0]
+        return -3 if volume else -2
 
     def slab(self, first: int, rows: int) -> Example:
-        """Keep ``rows`` rows along y, the first axis of space, from ``first`` on.
+        """Keep ``rows`` positions along the readout, from ``first`` on.
 
-        Exact where y is a fully sampled readout: its lines are independent then.
+        Exact where the readout is fully sampled: its positions are independent then.
         """
-        axis = -(self.kspace.ndim - 1)
-        lines = ifft(self.kspace, (axis,)).narrow(axis, first, rows)
-        return Example(
-            fft(lines, (axis,)),
-            self.maps.narrow(axis, first, rows),
-            self.target.narrow(axis, first, rows),
-            self.scan,
+        axis = self.readout()
+        if axis in ENCODED:
+            kspace = fft(ifft(self.kspace, (axis,)).narrow(axis, first, rows), (axis,))
+        else:
+            kspace = self.kspace.narrow(axis, first, rows)
+        return replace(
+            self,
+            kspace=kspace,
+            maps=self.maps.narrow(axis, first, rows),
+            target=self.target.narrow(axis, first, rows),
         )
 
     def undersample(self, mask: Tensor) -> Batch:
@@ -78,11 +84,13 @@ class Example:
         Raises:
             DataError: if no signal is left; names the scan.
         """
+        mask = mask if self.acquired is None else mask * self.acquired
         batch = Batch(
             kspace=(self.kspace * mask)[None],
             mask=mask[None, None],
             maps=self.maps[None],
             target=self.target[None],
+            axes=ENCODED,
         )
         try:
             return batch.normalised()
@@ -97,11 +105,19 @@ class Source(Protocol):
         """How many."""
 
     def __getitem__(self, index: int) -> Example:
-        """Example ``index``, the same on every call."""
+        """Example ``index``, the same on every call.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
 
     @property
     def scans(self) -> Sequence[str]:
         """Names of the scans."""
+
+    @property
+    def shapes(self) -> Sequence[tuple[int, ...]]:
+        """Shape ``(coils, *space)`` of every example, known without reading it."""
 
 
 def stable_seed(*parts: object) -> int:

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gleam.batch import Batch, collate
 from gleam.data.examples import Example, Source, generator, stable_seed
-from physics.masks import MASKS
+from gleam.data.scan import DataError
+from physics.masks import draw_mask
 
 DrawMask = Callable[[Sequence[int], int], Tensor]
 
 
-def mask_drawer(kind: str, accelerations: Sequence[float], calibration: int) -> DrawMask:
+def mask_drawer(
+    kind: str, accelerations: Sequence[float], calibration: int | float, **options: Any
+) -> DrawMask:
     """A function of image size and seed that draws a mask, and its acceleration if several.
 
     Args:
         kind: a name in :data:`physics.masks.MASKS`.
         accelerations: each mask has one of these.
-        calibration: fully sampled central lines.
+        calibration: fully sampled central lines, or their share.
+        options: of :func:`physics.masks.draw_mask`.
     """
+    return partial(_draw, kind, tuple(accelerations), calibration, options)
 
-    def draw(shape: Sequence[int], seed: int) -> Tensor:
-        choice = torch.randint(len(accelerations), (), generator=generator("acceleration", seed))
-        return MASKS[kind](tuple(shape), accelerations[int(choice)], calibration, seed)
 
-    return draw
+def _draw(
+    kind: str,
+    accelerations: Sequence[float],
+    calibration: int | float,
+    options: dict[str, Any],
+    shape: Sequence[int],
+    seed: int,
+) -> Tensor:
+    choice = torch.randint(len(accelerations), (), generator=generator("acceleration", seed))
+    return draw_mask(kind, tuple(shape), accelerations[int(choice)], calibration, seed, **options)
 
 
 class Loader:
@@ -40,6 +54,10 @@ class Loader:
         slab: train on so many rows along a fully sampled readout, or None for whole images.
         mask_pool: train with so many different masks, for masks that are slow to draw, or None
             for a new one every time.
+        skip_bad: leave out examples that cannot be read, see ``skipped``, instead of an error.
+
+    Attributes:
+        skipped: why examples were left out, by scan.
     """
 
     def __init__(
@@ -49,59 +67,159 @@ class Loader:
         seed: int,
         slab: int | None = None,
         mask_pool: int | None = None,
+        skip_bad: bool = False,
     ) -> None:
         self.source = source
         self.seed = seed
         self.slab = slab
         self.mask_pool = mask_pool
+        self.skip_bad = skip_bad
+        self.skipped: dict[str, str] = {}
         self._draw_mask = draw_mask
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, shape in enumerate(source.shapes):
+            groups.setdefault(tuple(shape), []).append(index)
+        self._groups = list(groups.values())
+        self._group_of = {index: group for group in self._groups for index in group}
 
     def training(self, iteration: int, batch_size: int = 1, accumulate: int = 1) -> list[Batch]:
         """The batches of one training iteration, counted from zero.
 
-        Every epoch visits all examples once, in a new order; every visit draws a new mask.
+        A batch holds examples of one shape. Of each shape, every epoch visits all examples once,
+        in a new order; every visit draws a new mask.
 
         Returns:
             ``accumulate`` batches of ``batch_size`` images each.
 
         Raises:
-            ValueError: if the images of one batch differ in shape.
+            DataError: if an example cannot be read and ``skip_bad`` is not set.
         """
-        first = iteration * batch_size * accumulate
-        return [
-            collate(
-                [self._visit(first + part * batch_size + number) for number in range(batch_size)]
-            )
-            for part in range(accumulate)
-        ]
+        batches = []
+        for number in range(iteration * accumulate, (iteration + 1) * accumulate):
+            examples = self._members(number, batch_size)
+            first = number * batch_size
+            batches.append(collate([self._visit(i, first + n) for n, i in enumerate(examples)]))
+        return batches
+
+    def stream(
+        self, first: int, last: int, batch_size: int = 1, accumulate: int = 1, workers: int = 0
+    ) -> Iterator[list[Batch]]:
+        """:meth:`training` for iterations ``first`` up to ``last``, prepared by worker processes.
+
+        Raises:
+            DataError: as :meth:`training`.
+        """
+        iterations = _Iterations(self, batch_size, accumulate)
+        if workers == 0:
+            for number in range(first, last):
+                yield self.training(number, batch_size, accumulate)
+            return
+        ahead = torch.utils.data.DataLoader(
+            iterations,
+            batch_size=None,
+            sampler=range(first, last),
+            num_workers=workers,
+            collate_fn=_unchanged,
+            worker_init_fn=_leave_signals_to_the_parent,
+            generator=torch.Generator(),  # else it draws from the global one
+        )
+        for batches, skipped in ahead:
+            self.skipped |= skipped
+            if isinstance(batches, DataError):
+                raise batches
+            yield batches
 
     def fixed(self) -> Iterator[tuple[Example, Batch]]:
         """Every example once, all those of a scan under the mask that its name seeds."""
         for index in range(len(self.source)):
-            example = self.source[index]
-            mask = self._draw_mask(example.target.shape[1:], stable_seed("mask", example.scan))
-            yield example, example.undersample(mask)
+            try:
+                example = self.source[index]
+                mask = self._draw_mask(example.space, stable_seed("mask", example.scan))
+                batch = example.undersample(mask)
+            except DataError as error:
+                self._skip(index, error)
+                continue
+            yield example, batch
 
-    def _visit(self, position: int) -> Batch:
-        epoch, place = divmod(position, len(self.source))
-        order = torch.randperm(len(self.source), generator=generator(self.seed, "order", epoch))
-        example = self.source[int(order[place])]
+    def _members(self, number: int, batch_size: int) -> list[int]:
+        """Which examples make up a batch.
+
+        In a cycle of ``batch_size`` epochs every group fills as many batches as it has members.
+        """
+        cycle, place = divmod(number, len(self.source))
+        random = generator(self.seed, "group", cycle)
+        turns = torch.tensor([n for n, group in enumerate(self._groups) for _ in group])
+        turns = turns[torch.randperm(len(turns), generator=random)]
+        choice = int(turns[place])
+        group = self._groups[choice]
+        first = (cycle * len(group) + int((turns[:place] == choice).sum())) * batch_size
+        return [self._member(group, visit) for visit in range(first, first + batch_size)]
+
+    def _member(self, group: list[int], visit: int) -> int:
+        epoch, place = divmod(visit, len(group))
+        order = torch.randperm(len(group), generator=generator(self.seed, "order", epoch))
+        return group[int(order[place])]
+
+    def _visit(self, index: int, position: int) -> Batch:
+        """An undersampled example; in place of a bad one the next good one of its shape."""
+        group = self._group_of[index]
+        place = group.index(index)
+        for candidate in [*group[place:], *group[:place]]:
+            try:
+                return self._undersampled(candidate, position)
+            except DataError as error:
+                self._skip(candidate, error)
+        raise DataError(f"no example of shape {self.source.shapes[index]} can be read")
+
+    def _undersampled(self, index: int, position: int) -> Batch:
+        example = self.source[index]
         number = position if self.mask_pool is None else position % self.mask_pool
-        mask = self._draw_mask(example.target.shape[1:], stable_seed(self.seed, "mask", number))
+        mask = self._draw_mask(example.space, stable_seed(self.seed, "mask", number))
         if self.slab is not None:
             example = self._cut(example, mask, self.slab, position)
         return example.undersample(mask)
 
+    def _skip(self, index: int, error: DataError) -> None:
+        if not self.skip_bad:
+            raise error
+        self.skipped[f"example {index}"] = str(error)
+
     def _cut(self, example: Example, mask: Tensor, rows: int, position: int) -> Example:
-        height = example.target.shape[1]
-        if mask.shape[0] != 1:
-            raise ValueError("slabs need a readout: a mask that does not vary along y")
+        axis = example.readout()
+        height = example.space[axis]
+        acquired = example.acquired
+        if mask.shape[axis] != 1 or (acquired is not None and acquired.shape[axis] != 1):
+            raise ValueError("slabs need a readout: a mask that does not vary along it")
         if rows > height:
             raise ValueError(f"a slab of {rows} rows does not fit images of {height} rows")
         # Around a row with signal: where all coil maps are zero there is nothing to learn.
-        signal = example.target.abs().flatten(2).amax((0, 2)).nonzero().flatten()
+        others = [a for a in range(-example.target.ndim, 0) if a != axis]
+        signal = example.target.abs().amax(others).nonzero().flatten()
         if len(signal) == 0:
-            raise ValueError(f"scan {example.scan} has an image without signal")
+            raise DataError(f"scan {example.scan} has an image without signal")
         random = generator(self.seed, "slab", position)
         middle = int(signal[torch.randint(len(signal), (), generator=random)])
         return example.slab(min(max(0, middle - rows // 2), height - rows), rows)
+
+
+class _Iterations(torch.utils.data.Dataset):
+    """Training iterations by number, for worker processes; errors are handed over as values."""
+
+    def __init__(self, loader: Loader, batch_size: int, accumulate: int) -> None:
+        self._loader = loader
+        self._sizes = batch_size, accumulate
+
+    def __getitem__(self, number: int) -> tuple[list[Batch] | DataError, dict[str, str]]:
+        try:
+            batches: list[Batch] | DataError = self._loader.training(number, *self._sizes)
+        except DataError as error:
+            batches = error
+        return batches, self._loader.skipped
+
+
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,54 +1,83 @@
-"""Simulated multi-coil brain scans, one slice a subject, made when first asked for."""
+"""Simulated scans: each is made from its seed when its samples are asked for."""
 
-from functools import partial
+from __future__ import annotations
 
-from gleam.data.examples import Example, stable_seed
-from physics.simulate import simulate_brain
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gleam.data.examples import stable_seed
+from gleam.data.scan import EVERYTHING, Fact, Scan
+from physics.acquisition import SimulatedScan
+from physics.brain import simulate_brain
+from physics.fourier import ifft
+from physics.heart import simulate_heart
+from physics.knee import simulate_knee
+
+ANATOMIES: dict[str, Callable[..., SimulatedScan]] = {
+    "brain": simulate_brain,
+    "knee": simulate_knee,
+    "heart": simulate_heart,
+}
 
 
-class SimulatedBrains:
-    """Brains of simulated subjects; each is kept once made.
+class SimulatedSubject(Scan):
+    """One simulated subject; its readout, in a volume, is the first axis.
 
     Args:
-        split: name of the split; the subjects of different splits differ.
-        subjects: how many.
+        name: of the subject; with the seed, it decides everything about it.
         seed: of the whole data set.
-        size: image size (y, x).
+        anatomy: one of :data:`ANATOMIES`.
+        size: ``(y, x)``, ``(z, y, x)`` or, for a heart, ``(t, y, x)``.
         coils: receive coils.
-        contrast: one of the simulator's, or None for all.
-        noise: noise level as in :func:`physics.simulate.simulate_brain`, or None to draw it.
-        calibration: side of the k-space block that coil maps are estimated from.
-        map_sets: ESPIRiT map sets.
+        options: further arguments of the simulator, such as contrast and snr.
     """
+
+    format = "simulated"
+    whole = True
 
     def __init__(
         self,
-        split: str,
-        subjects: int,
+        name: str,
         seed: int,
-        size: tuple[int, int] = (128, 128),
+        anatomy: str = "brain",
+        size: tuple[int, ...] = (128, 128),
         coils: int = 8,
-        contrast: str | None = None,
-        noise: float | None = None,
-        calibration: int = 24,
-        map_sets: int = 1,
+        **options: Any,
     ) -> None:
-        self.scans = [f"{split}-{number:04d}" for number in range(subjects)]
-        self._seed = seed
-        self._simulate = partial(
-            simulate_brain, size=size, coils=coils, contrast=contrast, noise=noise
-        )
-        self._prepare = partial(Example.from_kspace, calibration=calibration, map_sets=map_sets)
-        self._made: dict[int, Example] = {}
+        super().__init__(Path("simulated") / anatomy / name, name)
+        self._size = size
+        self._coils = coils
+        self._beating = anatomy == "heart"
+        simulate = partial(ANATOMIES[anatomy], size=size, coils=coils, **options)
+        self._simulate = partial(simulate, stable_seed(seed, name))
 
-    def __len__(self) -> int:
-        """Number of subjects."""
-        return len(self.scans)
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Never: no file holds it."""
+        return False
 
-    def __getitem__(self, index: int) -> Example:
-        """The slice of subject ``index``."""
-        if index not in self._made:
-            name = self.scans[index]
-            scan = self._simulate(stable_seed(self._seed, name))
-            self._made[index] = self._prepare(scan.kspace, name)
-        return self._made[index]
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """As of a measured scan; a slice or a cine is one slice."""
+        if self._beating:
+            return (1, self._coils, *self._size)
+        slices = self._size[0] if len(self._size) == 3 else 1
+        return (slices, self._coils, *self._size[-2:])
+
+    @cached_property
+    def header(self) -> dict[str, Fact]:
+        """That it is simulated."""
+        return {"simulated": True}
+
+    def kspace(self, slices: slice = EVERYTHING) -> np.ndarray:
+        """Samples of some slices, simulated anew at every call."""
+        kspace = self._simulate().kspace
+        if len(self.shape) == 4 and kspace.ndim == 4:
+            kspace = ifft(kspace, (-3,)).movedim(0, 1)
+        else:
+            kspace = kspace[None]
+        return kspace[slices].contiguous().numpy()

@@ -22,6 +22,7 @@ from gleam.checkpoint import (
     save_checkpoint,
 )
 from gleam.config import load_config
+from models.unrolled import UnrolledNetwork
 from tests.gleam import tiny
 from tests.helpers import seeded
 
@@ -237,10 +238,14 @@ def test_missing_parts_are_listed(tmp_path: Path):
     assert refusal(path).endswith("lacks network, random")
 
 
+def make_network(**settings: int) -> UnrolledNetwork:
+    config = load_config({"network": settings})
+    return build_network(config.network, config.data)
+
+
 def test_another_architecture_names_the_parameter_that_differs():
     with seeded():
-        wide = build_network(load_config({"network": {"steps": 2, "features": 8}}).network)
-        narrow = build_network(load_config({"network": {"steps": 2, "features": 4}}).network)
+        wide, narrow = (make_network(steps=2, features=features) for features in (8, 4))
     before = {name: value.clone() for name, value in narrow.state_dict().items()}
     with pytest.raises(CheckpointError) as caught:
         load_weights(narrow, wide.state_dict(), "best.pt")
@@ -255,10 +260,7 @@ def test_another_architecture_names_the_parameter_that_differs():
 
 def test_missing_steps_are_another_architecture():
     with seeded():
-        networks = [
-            build_network(load_config({"network": {"steps": steps, "features": 4}}).network)
-            for steps in (2, 3)
-        ]
+        networks = [make_network(steps=steps, features=4) for steps in (2, 3)]
     with pytest.raises(CheckpointError, match=r"first steps\.2\..*checkpoint None"):
         load_weights(networks[1], networks[0].state_dict(), "best.pt")
     with pytest.raises(CheckpointError, match=r"first steps\.2\..*network None"):

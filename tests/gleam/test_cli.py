@@ -82,6 +82,8 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("evaluate", ["--data", "--baselines", "--out", "--device", "PSNR", "L1-wavelet"]),
         ("reconstruct", ["--mask", "--maps", "--out", "inferred", "ESPIRiT", "(coils, y, x)"]),
         ("info", ["checkpoint", "versions"]),
+        ("prepare", ["--coils", "--workers", "--covariance", "what is done is skipped"]),
+        ("check", ["splits.yaml", "exit code is 1"]),
     ],
 )
 def test_every_command_explains_itself(monkeypatch, command: str, words: list[str]):
@@ -182,10 +184,10 @@ def test_errors_are_one_message_with_the_cure(best: Path, config: Path, tmp_path
         ("expected key=value", ["train", config, out, "backprop"]),
         ("is not valid YAML", ["train", config, out, "network=[1"]),
         ("no such configuration file", ["train", tmp_path / "none.yaml"]),
-        ("must hold HDF5 files named *.h5", ["train", config, out, f"data.path={tmp_path}"]),
+        ("must hold folders train, validate", ["train", config, out, f"data.path={tmp_path}"]),
         ("no such checkpoint", ["info", tmp_path / "none.pt"]),
         ("truncated, damaged or no checkpoint", ["evaluate", config]),
-        ("must hold HDF5 files", ["evaluate", best, "--data", tmp_path]),
+        ("must be a folder with scans", ["evaluate", best, "--data", tmp_path / "none"]),
         ("device: ", ["evaluate", best, "--device", "abacus"]),
         ("no such file", ["reconstruct", best, tmp_path / "none.npy"]),
     ]
@@ -241,7 +243,8 @@ def test_the_settings_of_the_demonstration_are_valid_and_greedy():
 
 
 def test_a_demonstration_that_was_stopped_evaluates_nothing(tmp_path: Path, monkeypatch):
-    stopped = TrainingResult(tmp_path, tmp_path / "best.pt", tmp_path / "last.pt", 3, 0.0, False)
+    paths = (tmp_path, tmp_path / "best.pt", tmp_path / "last.pt")
+    stopped = TrainingResult(*paths, 3, 0.0, False, {})
     monkeypatch.setattr(gleam.demo, "train", lambda *_, **__: stopped)
     monkeypatch.setattr(gleam.demo, "evaluate", lambda *_, **__: pytest.fail("was evaluated"))
     gleam.demo.run_demo(tmp_path, 0, False, Console(quiet=True))

@@ -1,11 +1,13 @@
 """Settings: where they come from, what is refused, and in which words."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from gleam.config import Config, ConfigError, dump_config, load_config, parse_overrides
+from gleam.data_config import MaskConfig
 
 
 def refusal(source, **overrides) -> str:
@@ -134,7 +136,6 @@ def test_an_unknown_key_among_overrides_is_refused_too():
         ("network.steps", 2.5, "integer"),
         ("network.features", -1, "greater than or equal to 1"),
         ("network.weight", 0, "greater than 0"),
-        ("network.ndim", 3, "should be 2"),
         ("network.step", "admm", "'pgd' or 'modl'"),
         ("network.padding", "mirror", "'zeros' or 'reflect'"),
         ("training.learning_rate", 0, "greater than 0"),
@@ -149,7 +150,15 @@ def test_an_unknown_key_among_overrides_is_refused_too():
         ("data.mask.acceleration", [], "at least 1 item"),
         ("data.mask.calibration", -1, "greater than or equal to 0"),
         ("data.mask.kind", "spiral", "'random_columns'"),
-        ("data.noise", -0.1, "greater than or equal to 0"),
+        ("data.snr", 0, "greater than 0"),
+        ("data.format", "dicom", "'auto', 'prepared', 'fastmri'"),
+        ("data.items", "images", "'slices', 'volumes', 'frames' or 'cines'"),
+        ("data.anatomy", "liver", "'brain', 'knee' or 'heart'"),
+        ("data.map_method", "sake", "'espirit', 'jsense' or 'low_resolution'"),
+        ("data.map_crop", 1.0, "less than 1"),
+        ("data.cache", 0, "greater than 0"),
+        ("data.workers", -1, "greater than or equal to 0"),
+        ("data.mask.partial_fourier", 0.5, "greater than 0.5"),
         ("data.contrast", "T3w", "'T1w', 'T2w'"),
         ("data.map_sets", 3, "less than or equal to 2"),
         ("strategy.modules", 0, "greater than or equal to 1"),
@@ -164,7 +173,7 @@ def test_a_value_out_of_range_names_the_key_and_what_must_hold(key, value, must)
 
 def test_a_bad_value_in_a_list_is_located():
     assert "data.mask.acceleration.1: " in refusal({"data": {"mask": {"acceleration": [3, 0]}}})
-    assert "data.size.1: " in refusal({"data": {"size": [128]}})
+    assert "data.size.1: " in refusal({"data": {"size": [128, 0]}})
 
 
 def test_an_unknown_strategy_lists_the_known_ones():
@@ -236,7 +245,7 @@ def test_what_is_dumped_loads_as_the_same_configuration():
     config = load_config(
         {
             "out": "somewhere/else",
-            "data": {"path": "scans", "mask": {"acceleration": [3, 4.5]}, "noise": 1e-05},
+            "data": {"path": "scans", "mask": {"acceleration": [3, 4.5]}, "snr": float("inf")},
             "network": {"step": "modl", "steps": 6},
             "strategy": {"modules": 3},
             "training": {"learning_rate": 1e-05, "clip": 0.5, "patience": 4},
@@ -274,13 +283,64 @@ def test_a_word_whose_value_is_not_yaml_names_the_key():
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "said"),
     [
+        ({"anatomy": "heart"}, "anatomy = heart needs items = frames or cines, got slices"),
+        ({"items": "cines"}, "anatomy = brain needs items = slices or volumes, got cines"),
+        ({"items": "volumes"}, r"size must be (z, y, x) for items = volumes, got (128, 128)"),
+        ({"size": [8, 64, 64]}, r"size must be (y, x) for items = slices, got (8, 64, 64)"),
+        (
+            {"anatomy": "heart", "items": "frames"},
+            "size must be (t, y, x) for items = frames, got (128, 128)",
+        ),
+        ({"contrast": "PD"}, "contrast must be T1w or T2w or PDw or FLAIR for anatomy = brain"),
+        ({"anatomy": "knee", "contrast": "T1w"}, "contrast must be PD or PDFS for anatomy = knee"),
+        ({"mask": {"kind": "kt_variable_density"}}, "needs items = cines, got slices"),
+        ({"slab": 16, "mask": {"kind": "poisson_disc"}}, "which poisson_disc has not"),
         ({"slab": 200}, "slab = 200 must not exceed the 128 rows"),
-        ({"slab": 8, "mask": {"kind": "poisson_disc"}}, "slab needs a fully sampled readout"),
-        ({"mask": {"calibration": 4}}, "mask.calibration = 4 must be at least 6"),
+        ({"mask": {"calibration": 7}}, "calibration = 7 must give at least 8 lines"),
+        ({"mask": {"calibration": 0.05}}, "calibration = 0.05 must give at least 8 lines"),
     ],
 )
-def test_data_settings_that_cannot_work_together_are_refused(data, message):
-    with pytest.raises(ConfigError, match=message):
-        load_config({"data": data})
+def test_data_settings_that_do_not_fit_each_other_are_refused(data, said):
+    assert said in refusal({"data": data})
+
+
+@pytest.mark.parametrize(
+    ("data", "ndim"),
+    [
+        ({}, 2),
+        ({"items": "volumes", "size": [16, 64, 64]}, 3),
+        ({"anatomy": "heart", "items": "cines", "size": [8, 64, 64]}, 3),
+        ({"anatomy": "heart", "items": "frames", "size": [8, 64, 64]}, 2),
+        ({"path": "scans", "items": "cines", "mask": {"kind": "kt_variable_density"}}, 3),
+        (
+            {"items": "volumes", "size": [16, 64, 64], "slab": 8, "mask": {"kind": "poisson_disc"}},
+            3,
+        ),
+    ],
+)
+def test_the_items_decide_how_many_axes_an_image_has(data, ndim: int):
+    assert load_config({"data": data}).data.ndim == ndim
+
+
+def test_the_calibration_is_a_number_of_lines_or_a_share():
+    for value, kind in ((16, int), (0.08, float), ("0.125", float)):
+        mask = load_config({"data": {"size": [256, 256], "mask": {"calibration": value}}}).data.mask
+        assert isinstance(mask.calibration, kind)
+        assert mask.calibration == float(value)
+    assert "data.mask.calibration" in refusal({"data": {"mask": {"calibration": 24.5}}})
+
+
+def test_the_formats_of_the_configuration_are_those_of_the_readers():
+    from gleam.data.readers import READERS
+
+    kinds = Config.model_fields["data"].annotation.model_fields["format"].annotation
+    assert set(get_args(kinds)) == {"auto", *READERS}
+
+
+def test_the_masks_of_the_configuration_are_those_of_physics():
+    from physics.masks import MASKS
+
+    kinds = MaskConfig.model_fields["kind"].annotation
+    assert set(get_args(kinds)) == set(MASKS)

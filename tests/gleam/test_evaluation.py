@@ -9,10 +9,10 @@ from torch import Tensor
 import gleam
 from gleam.baselines import cg_sense, l1_wavelet
 from gleam.batch import Batch
-from gleam.build import build_loader, build_source
+from gleam.build import build_loaders, build_source
 from gleam.checkpoint import CheckpointError
 from gleam.config import ConfigError, load_config
-from gleam.data import DataError, write_scan
+from gleam.data import DataError, find_scans, write_scan
 from gleam.data.examples import stable_seed
 from gleam.data.loader import mask_drawer
 from gleam.metrics import evaluate_scan, evaluate_slice
@@ -48,7 +48,7 @@ def by_hand(network: torch.nn.Module, kspace: Tensor, mask: Tensor, maps: Tensor
 def test_metrics_of_the_own_test_split_equal_those_by_hand(best: Path):
     evaluation = gleam.evaluate(best, device="cpu")
     network = gleam.load(best)
-    source = build_source(tiny.settings(best.parent).data, "test", seed=7)
+    source = build_loaders(tiny.settings(best.parent).data, seed=7)["test"].source
     draw = mask_drawer("random_columns", [2.0], 12)
     for number in range(2):
         example = source[number]
@@ -98,7 +98,7 @@ def test_a_folder_of_scans_is_scored_by_slice_and_by_scan(best: Path, folder: Pa
     assert len(evaluation.slices["network"]) == 4
     assert len(evaluation.scans["network"]) == 2
     network = gleam.load(best)
-    source = gleam.evaluation.PreparedScans(folder, calibration=12)
+    source = build_source(tiny.settings(best.parent).data, find_scans(folder))
     draw = mask_drawer("random_columns", [2.0], 12)
     for scan, name in enumerate("ab"):
         mask = draw((32, 32), stable_seed("mask", name))
@@ -140,7 +140,7 @@ def test_baselines_are_compared_if_asked_for(best: Path, monkeypatch):
     methods = ["zero-filled", "CG-SENSE", "L1-wavelet", "network"]
     assert list(evaluation.summary) == methods
     settings = load_config(tiny.settings(best.parent), data={"test": 1}).data
-    example, batch = next(iter(build_loader(settings, "test", 7).fixed()))
+    example, batch = next(iter(build_loaders(settings, 7)["test"].fixed()))
     measured = batch.kspace, batch.mask, batch.maps
     image = batch.scale * cg_sense(*measured)[0]
     wanted = evaluate_slice(image, example.target)
@@ -163,7 +163,7 @@ def test_two_map_sets_are_evaluated_and_have_no_baselines(tmp_path: Path):
 def test_what_cannot_be_used_is_named(best: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         gleam.evaluate(tmp_path / "none.pt")
-    with pytest.raises(DataError, match="must hold HDF5 files"):
+    with pytest.raises(DataError, match="must be a folder with scans"):
         gleam.evaluate(best, tmp_path)
     with pytest.raises(ConfigError, match="device: "):
         gleam.evaluate(best, device="abacus")

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gleam.data.estimate import estimate_maps
 from gleam.inputs import make_batch
 from physics.coils import espirit
 from physics.masks import random_columns
@@ -128,11 +129,35 @@ def test_slices_keep_their_own_masks_and_maps(full: Tensor):
     assert one_for_all.mask.shape == (2, 1, 1, 1)
 
 
-def test_volumes_have_three_axes():
+def test_volumes_have_three_axes_of_which_two_are_encoded():
     kspace = normal(2, 4, 8, 8)
-    batch = make_batch(kspace, maps=normal(2, 4, 8, 8, seed=1), ndim=3)
+    batch = make_batch(kspace, maps=normal(2, 4, 8, 8, seed=1), items="volumes")
     assert batch.kspace.shape == (1, 2, 4, 8, 8)
     assert batch.maps.shape == (1, 1, 2, 4, 8, 8)
+    assert batch.axes == (-2, -1)
+    planes = [make_batch(kspace[:, z], maps=batch.maps[0, :, :, z]).zero_filled for z in range(4)]
+    assert relative(batch.zero_filled, torch.stack(planes, 2)) < 1e-6
+
+
+def test_maps_of_a_volume_are_estimated_in_three_dimensions(full: Tensor):
+    kspace = torch.stack([full] * 8, 1) * torch.linspace(1, 2, 8)[:, None, None]
+    maps = make_batch(kspace, items="volumes", calibration=12).maps
+    wanted = estimate_maps(kspace.movedim(1, 0), calibration=12, volume=True)
+    assert torch.equal(maps[0], wanted.movedim(0, 2))
+
+
+def test_a_cine_has_one_set_of_maps_for_all_frames(full: Tensor):
+    masks = torch.stack([random_columns((SIZE, SIZE), 2, 12, seed) for seed in (1, 2, 3)])
+    cine = full[:, None] * masks
+    batch = make_batch(cine, items="cines", calibration=12)
+    assert batch.mask.shape == (1, 1, 3, 1, SIZE)
+    assert torch.equal(batch.mask[0, 0], masks)
+    assert torch.equal(batch.maps, estimate_maps(cine[None], calibration=12, dynamic=True))
+    assert batch.maps.shape == (1, 1, COILS, 1, SIZE, SIZE)
+    given = make_batch(cine, maps=batch.maps[0], items="cines")
+    assert torch.equal(given.maps, batch.maps)
+    message = refusal(ValueError, cine, maps=batch.maps[0, :, :, 0], items="cines")
+    assert "coil maps" in message
 
 
 def refusal(kind: type[Exception], *arguments, **named) -> str:
@@ -218,6 +243,6 @@ def test_without_enough_calibration_lines_the_error_says_how_many_and_what_to_do
     few[:, SIZE // 2 - lines // 2 : SIZE // 2 - lines // 2 + lines] = 1
     message = refusal(ValueError, full * few)
     assert "fully sampled centre of at least 8 samples along every axis" in message
-    assert f"the mask has (24, {found})" in message if found else ", 0)" in message
-    assert message.endswith("pass coil maps (maps=...)")
+    assert f"has (24, {found})" in message if found else ", 0)" in message
+    assert "give coil maps" in message
     make_batch(full * few, maps=maps)

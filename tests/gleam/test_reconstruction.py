@@ -118,7 +118,7 @@ def test_what_cannot_be_reconstructed_is_refused(best: Path, kspace: Tensor, tmp
             gleam.reconstruct(best, *arguments, device="cpu")
     sparse = kspace.clone()
     sparse[..., 16] = 0
-    with pytest.raises(ValueError, match=r"fully sampled centre .*pass coil maps"):
+    with pytest.raises(ValueError, match=r"fully sampled centre .*give coil maps"):
         gleam.reconstruct(best, sparse, device="cpu")
     with pytest.raises(TypeError, match="must be complex"):
         gleam.reconstruct(best, kspace.abs(), device="cpu")

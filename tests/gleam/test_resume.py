@@ -40,9 +40,9 @@ import torch
 torch.set_num_threads(1)
 import gleam, gleam.trainer
 step = gleam.trainer._Trainer.step
-def slow_step(self, records):
+def slow_step(self, *arguments):
     time.sleep(0.02)
-    return step(self, records)
+    return step(self, *arguments)
 gleam.trainer._Trainer.step = slow_step
 result = gleam.train(json.loads(sys.argv[1]), resume=True)
 print("finished", result.finished, flush=True)
@@ -128,10 +128,10 @@ def kill_after(monkeypatch: pytest.MonkeyPatch) -> Iterator:
     plain = gleam.trainer._Trainer.step
     limit = {"iteration": 10**9}
 
-    def step(self, records):
+    def step(self, *arguments):
         if self.iteration >= limit["iteration"]:
             raise Killed
-        return plain(self, records)
+        return plain(self, *arguments)
 
     def train(folder: Path, iteration: int, changes: Mapping = CHANGES) -> None:
         limit["iteration"] = iteration
@@ -211,8 +211,8 @@ def test_a_network_that_draws_random_numbers_is_restored(
 ):
     plain = gleam.trainer.build_network
 
-    def with_dropout(config, map_sets):
-        network = plain(config, map_sets)
+    def with_dropout(config, data):
+        network = plain(config, data)
         for step in network.steps:
             step.regularizer.network = nn.Sequential(step.regularizer.network, nn.Dropout(0.3))
         return network

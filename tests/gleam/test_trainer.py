@@ -57,7 +57,7 @@ def test_training_neither_reads_nor_moves_the_global_random_state(tmp_path: Path
 
 def test_a_data_seed_that_differs_gives_other_scans(tmp_path: Path):
     scans = [
-        gleam.trainer.build_loader(tiny.settings(tmp_path).data, "train", seed).source[0].kspace
+        gleam.trainer.build_loaders(tiny.settings(tmp_path).data, seed)["train"].source[0].kspace
         for seed in (1, 2)
     ]
     assert not torch.equal(*scans)
@@ -70,7 +70,7 @@ def test_the_loss_falls_with_every_strategy_and_network(
 ):
     # One scan under one mask: the same batch every time.
     mask = random_columns((32, 32), 2, 12, seed=0)
-    monkeypatch.setattr(gleam.build, "mask_drawer", lambda *_: lambda shape, seed: mask)
+    monkeypatch.setattr(gleam.build, "mask_drawer", lambda *_, **__: lambda shape, seed: mask)
     result = tiny.train(
         tmp_path,
         strategy=strategy,
@@ -173,7 +173,7 @@ def test_the_best_checkpoint_is_the_best_of_the_validations(tmp_path: Path):
     assert content["iteration"] == best["iteration"]
     assert result.psnr == content["progress"]["best"] == best["psnr"]
     # The checkpoint reproduces the score that it was chosen for.
-    loader = gleam.trainer.build_loader(tiny.settings(tmp_path).data, "validate", 7)
+    loader = gleam.trainer.build_loaders(tiny.settings(tmp_path).data, 7)["validate"]
     images = gleam.evaluation.reconstructions(gleam.load(result.best), loader, torch.device("cpu"))
     scores = [evaluate_slice(image, example.target)["psnr"] for example, _, image in images]
     assert sum(scores) / len(scores) == best["psnr"]
@@ -203,9 +203,9 @@ def test_networks_are_validated_in_evaluation_mode_and_trained_in_training_mode(
         modes.append(network.training)
         return plain(network, *others)
 
-    def train(self, records):
+    def train(self, *arguments):
         modes.append(self.network.training)
-        return step(self, records)
+        return step(self, *arguments)
 
     monkeypatch.setattr(gleam.trainer, "reconstructions", validate)
     monkeypatch.setattr(gleam.trainer._Trainer, "step", train)
@@ -317,12 +317,12 @@ def test_a_scan_with_nan_is_named_and_leaves_the_checkpoint(tmp_path: Path):
         (tmp_path / split).mkdir()
         for seed in range(2):
             kspace = tiny.brain_kspace(seed)[None].numpy()
-            write_scan(tmp_path / split / f"scan{seed}.h5", kspace)
+            write_scan(tmp_path / split / f"{split}{seed}.h5", kspace)
     changes = {"data": {"path": tmp_path}, "training": {"save_every": 1}}
     tiny.train(tmp_path / "run", data=changes["data"], training={"iterations": 2, "save_every": 1})
     for path in (tmp_path / "train").iterdir():
         write_scan(path, np.full_like(kspace, np.nan))
-    with pytest.raises(DataError, match=r"train/scan\d\.h5, kspace\[0\]: holds NaN or infinity"):
+    with pytest.raises(DataError, match=r"train/train\d\.h5, kspace\[0\]: holds NaN or infinity"):
         tiny.train(tmp_path / "run", resume=True, **changes)
     assert tiny.state(tmp_path / "run" / "last.pt")["iteration"] == 2
 
@@ -383,7 +383,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
 def test_weight_decay_spares_step_sizes_and_lambdas(tmp_path: Path, step: str):
     config = tiny.settings(tmp_path, network={"step": step}, training={"weight_decay": 0.1})
     with torch.random.fork_rng():
-        network = build_network(config.network)
+        network = build_network(config.network, config.data)
     for module in build_strategy(config, network).modules:
         decay = {p: g["weight_decay"] for g in module.optimizer.param_groups for p in g["params"]}
         assert decay == {p: 0.1 if p.ndim else 0.0 for p in module.parameters}

@@ -12,7 +12,7 @@ import gleam
 from gleam.checkpoint import read_checkpoint
 from gleam.config import Config, load_config
 from gleam.trainer import TrainingResult
-from physics.simulate import simulate_brain
+from physics.brain import simulate_brain
 
 SETTINGS: dict[str, Any] = {
     "seed": 7,

@@ -6,6 +6,7 @@ import torch
 from physics.sequences import (
     BRAIN_SEQUENCES,
     BRAIN_TISSUES,
+    BalancedSSFP,
     InversionRecovery,
     SpinEcho,
     SpoiledGradientEcho,
@@ -126,6 +127,8 @@ def test_air_gives_no_signal_and_bone_almost_none_at_an_echo():
         (lambda: SpinEcho(100.0, -1.0), "must not be negative"),
         (lambda: SpoiledGradientEcho(10.0, 2.0, 0.0), "between 0 and 180 degrees, got 0.0"),
         (lambda: SpoiledGradientEcho(10.0, 2.0, 180.0), "got 180.0"),
+        (lambda: BalancedSSFP(3.0, 3.0, 60.0), "echo time of 3.0 ms in 3.0 ms"),
+        (lambda: BalancedSSFP(3.0, 1.5, 180.0), "between 0 and 180 degrees, got 180.0"),
         (lambda: InversionRecovery(1000.0, 50.0, 0.0), "above 0 ms, got 0.0"),
         (lambda: InversionRecovery(1000.0, 150.0, 900.0), "150.0 ms in 100.0 ms"),
         (lambda: SpinEcho(math.nan, 10.0), "nan"),
@@ -134,3 +137,24 @@ def test_air_gives_no_signal_and_bone_almost_none_at_an_echo():
 def test_parameters_that_no_scanner_can_play_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("echo_time", [0.0, 2.0, 3.0])
+@pytest.mark.parametrize("flip_angle", [20.0, 60.0, 120.0])
+def test_balanced_ssfp_signal_is_the_steady_state_of_the_bloch_equations(flip_angle, echo_time):
+    def repetition(state):
+        # Pulses of alternating sign: in a frame that turns half round, all are the same.
+        echo = relax(rotate((-state[0], -state[1], state[2]), flip_angle), echo_time, steps=1)
+        return echo[1], relax(echo, 4.0 - echo_time, steps=1)
+
+    sequence = BalancedSSFP(4.0, echo_time, flip_angle)
+    assert analytic(sequence) == pytest.approx(repeat(repetition, times=3000), rel=1e-4)
+
+
+def test_balanced_ssfp_shows_blood_at_the_published_formula():
+    t1, t2, flip = 1440.0, 250.0, math.radians(60.0)
+    e1, e2 = math.exp(-3.2 / t1), math.exp(-3.2 / t2)
+    expected = math.sin(flip) * math.sqrt(e2) * (1 - e1)
+    expected /= 1 - (e1 - e2) * math.cos(flip) - e1 * e2
+    signal = BalancedSSFP(3.2, 1.6, 60.0).signal(*map(torch.tensor, (t1, t2, 1.0)))
+    assert signal.item() == pytest.approx(expected, rel=1e-4)

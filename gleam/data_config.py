@@ -1,0 +1,136 @@
+"""Settings of the data: where scans come from, what is made of them, how they are undersampled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gleam.data.estimate import SMALLEST_CALIBRATION
+from physics.masks import calibration_lines
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Acceleration = Annotated[float, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class MaskConfig(Section):
+    """How k-space is undersampled."""
+
+    kind: Literal[
+        "random_columns",
+        "equispaced_columns",
+        "uniform_random",
+        "poisson_disc",
+        "kt_variable_density",
+    ] = "random_columns"
+    acceleration: Acceleration | Annotated[list[Acceleration], Field(min_length=1)] = 4.0
+    """One value, or several of which each training example draws one."""
+    calibration: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 24
+    """Fully sampled central lines, or their share; coil maps are estimated from them."""
+    shutter: bool = False
+    """Leave out the corners of k-space (uniform_random and poisson_disc)."""
+    partial_fourier: Annotated[float, Field(gt=0.5, le=1)] = 1.0
+    """Share of the columns that is sampled at all."""
+
+
+class DataConfig(Section):
+    """Where scans come from, and what is made of them."""
+
+    path: Path | None = None
+    """Folder of scans with train/, validate/ and test/, or a splits.yaml; simulated if none."""
+    format: Literal[
+        "auto",
+        "prepared",
+        "fastmri",
+        "ismrmrd",
+        "mridata_fse",
+        "cmrxrecon",
+        "skm_tea",
+        "calgary_campinas",
+        "bart",
+        "nifti",
+        "numpy",
+    ] = "auto"
+    """Format of the files; found out for each if auto."""
+    skip_bad: bool = False
+    """Leave out scans that cannot be read, and list them at the end, instead of stopping."""
+    items: Literal["slices", "volumes", "frames", "cines"] = "slices"
+    """What an image is: (y, x) or (z, y, x) of static scans, (y, x) or (t, y, x) of dynamic."""
+    anatomy: Literal["brain", "knee", "heart"] = "brain"
+    """Simulated scans: a heart gives frames and cines, the others slices and volumes."""
+    size: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] = (128, 128)
+    """Simulated scans: (y, x); (z, y, x) of volumes; (t, y, x) of hearts."""
+    coils: Count = 8
+    """Simulated scans: receive coils."""
+    contrast: Literal["T1w", "T2w", "PDw", "FLAIR", "PD", "PDFS"] | None = None
+    """Simulated scans: of a brain the first four, of a knee the last two; all of them if none."""
+    snr: Annotated[float, Field(gt=0, allow_inf_nan=True)] | None = None
+    """Simulated scans: 95th percentile of the image over the noise; drawn for each if none."""
+    train: Count = 48
+    """Simulated scans: subjects to train on."""
+    validate_on: Count = 8
+    """Simulated scans: subjects to choose the best checkpoint with."""
+    test: Count = 8
+    """Simulated scans: subjects to evaluate on."""
+    map_method: Literal["espirit", "jsense", "low_resolution"] = "espirit"
+    """How coil maps are estimated that a scan comes without."""
+    map_sets: Annotated[int, Field(ge=1, le=2)] = 1
+    """Coil-map sets."""
+    map_crop: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Where maps are zero: below this ESPIRiT eigenvalue, or share of the brightest pixel for the
+    other methods; auto: found from the data. If none, 0.8 for ESPIRiT and auto for the others."""
+    slab: Count | None = None
+    """Train on this many positions of the fully sampled readout, a random slab."""
+    cache: Positive = 2.0
+    """Read and estimated examples to keep in memory, in GiB, for each process that loads them."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that load ahead of training; 0 loads between its steps."""
+    mask: MaskConfig = MaskConfig()
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes of an image."""
+        return 3 if self.items in ("volumes", "cines") else 2
+
+    @model_validator(mode="after")
+    def _masks_fit(self) -> DataConfig:
+        kind = self.mask.kind
+        if kind == "kt_variable_density" and self.items != "cines":
+            raise ValueError(f"mask.kind = {kind} needs items = cines, got {self.items}")
+        if self.slab and self.items != "volumes" and kind in ("poisson_disc", "uniform_random"):
+            raise ValueError(f"slab needs a fully sampled readout, which {kind} has not")
+        if self.path is None:
+            self._simulation_fits()
+        return self
+
+    def _simulation_fits(self) -> None:
+        beats, dynamic = self.anatomy == "heart", self.items in ("frames", "cines")
+        if beats != dynamic:
+            fitting = "frames or cines" if beats else "slices or volumes"
+            raise ValueError(f"anatomy = {self.anatomy} needs items = {fitting}, got {self.items}")
+        axes = {"slices": "(y, x)", "volumes": "(z, y, x)"}.get(self.items, "(t, y, x)")
+        if len(self.size) != axes.count(",") + 1:
+            raise ValueError(f"size must be {axes} for items = {self.items}, got {self.size}")
+        known = {"brain": ("T1w", "T2w", "PDw", "FLAIR"), "knee": ("PD", "PDFS")}
+        if self.contrast is not None and self.contrast not in known.get(self.anatomy, ()):
+            raise ValueError(
+                f"contrast must be {' or '.join(known.get(self.anatomy, ('none',)))} for "
+                f"anatomy = {self.anatomy}, got {self.contrast}"
+            )
+        rows = self.size[0] if self.items == "volumes" else self.size[-2]
+        if self.slab and self.slab > rows:
+            raise ValueError(f"slab = {self.slab} must not exceed the {rows} rows of size")
+        lines = [calibration_lines(self.mask.calibration, n) for n in self.size[-2:]]
+        if min(lines) < SMALLEST_CALIBRATION:
+            raise ValueError(
+                f"mask.calibration = {self.mask.calibration} must give at least "
+                f"{SMALLEST_CALIBRATION} lines: coil maps are estimated from it"
+            )
