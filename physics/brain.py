@@ -1,6 +1,7 @@
 """Simulated multi-coil brain scans: head, pulse sequence, phase, coils and noise from one seed."""
 
 import math
+import numbers
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
@@ -12,13 +13,16 @@ from physics.acquisition import (
     SimulatedScan,
     acquire,
     background_phase,
+    check_acquisition,
     draw_snr,
+    first_on_fine,
     normalise,
+    prevailing,
+    random_streams,
     refine,
     transmit_field,
 )
 from physics.brain_anatomy import Tile
-from physics.brain_head import brain_labels
 from physics.brain_lesions import Lesion, draw_lesions
 from physics.brain_protocol import Cover, Protocol
 from physics.brain_subject import Subject
@@ -29,6 +33,7 @@ from physics.texture import Waves, uniform
 _SMALLEST = 32
 _OVERSAMPLING = 2
 _TISSUES = tuple(tissue.name for tissue in BRAIN_TISSUES)
+_STREAMS = ("head", "coils", "lesions", "contrast", *BRAIN_SEQUENCES)
 
 
 def simulate_brain(
@@ -44,25 +49,26 @@ def simulate_brain(
     """A brain of a random subject, position, protocol and coil array.
 
     Args:
-        seed: the same seed and arguments give the same scan, bit for bit; the head does not
-            depend on the other arguments.
+        seed: the same seed and arguments give the same scan, bit for bit, on one machine with
+            one number of threads; the head does not depend on the other arguments.
         size: ``(y, x)`` for an axial slice, ``(z, y, x)`` for a volume of cubic voxels around
             it, encoded along all three axes: the slice is one of its planes.
         coils: the coil array, or the number of coils of a random one.
         contrast: one of ``BRAIN_SEQUENCES``; by default drawn.
-        snr: of the brightest tissue in each coil, see :func:`physics.acquisition.acquire`;
-            by default drawn between 33 and 500, ``math.inf`` for no noise.
+        snr: of the image, see :func:`physics.acquisition.acquire`; by default drawn between 33
+            and 500, ``math.inf`` for no noise.
         lesions: these, or how many to draw within the white matter of the scan. They do not
             appear in the labels, which stay those of the healthy head, but in their own mask.
         partial_fourier: share of the last axis that is acquired, above one half.
 
     Raises:
         ValueError: for a contrast that is not known, a size below 32, no coils, a negative
-            number of lesions, an SNR that is not positive, or a partial Fourier share that is
-            not above one half.
+            number of lesions, more than none where the scan shows no white matter, an SNR that
+            is not positive, or a partial Fourier share that is not above one half.
+        TypeError: if the lesions are neither a number nor a sequence of :class:`Lesion`.
     """
     if contrast is None:
-        drawn = uniform(0, len(BRAIN_SEQUENCES), _streams(seed)["contrast"])
+        drawn = uniform(0, len(BRAIN_SEQUENCES), random_streams(seed, _STREAMS)["contrast"])
         contrast = list(BRAIN_SEQUENCES)[int(drawn)]
     scans = simulate_brain_sequences(
         seed, size, coils, (contrast,), snr, lesions=lesions, partial_fourier=partial_fourier
@@ -98,19 +104,23 @@ def simulate_brain_sequences(
 
     Raises:
         ValueError: as for :func:`simulate_brain`.
+        TypeError: as there, and if the contrasts are a single string.
     """
     _check(size, contrasts, lesions)
-    streams = _streams(seed)
+    check_acquisition(size, snr, partial_fourier)
+    streams = random_streams(seed, _STREAMS)
+    array = _array(coils, streams["coils"])
     subject = Subject.draw(size, streams["head"])
     protocols = {name: Protocol.draw(name, subject.tissues, streams[name]) for name in contrasts}
     ripples = Waves.draw(8.0, 40.0, streams["lesions"], 48)  # the same for given lesions
-    if isinstance(lesions, int):
+    if not isinstance(lesions, Items):
         white = subject.tissue("white")
-        lesions = draw_lesions(subject.head, subject.axes, white, lesions, streams["lesions"])
+        lesions = draw_lesions(subject.head, subject.axes, white, int(lesions), streams["lesions"])
     anatomy = _see(subject, protocols, lesions, ripples)
     z, y, x = subject.axes
-    array = _array(coils, streams["coils"])
-    maps, shading = coil_maps((z - z[len(z) // 2], y, x), array, streams["coils"])
+    _, down, aside = subject.placement.centre
+    around = (z - z[len(z) // 2], y - down, x - aside)
+    maps, shading = coil_maps(around, array, streams["coils"])
     maps, labels, mask = (
         part.reshape(*part.shape[:-3], *size) for part in (maps, anatomy.labels, anatomy.lesions)
     )
@@ -193,13 +203,12 @@ def _mark(
 ) -> None:
     """Write the labels and the lesions of a fine plane, if voxels lie in it."""
     factor = [min(count, _OVERSAMPLING) for count in labels.shape]
-    # Where the first voxel lies on the fine grid: the middle ones coincide.
-    first = [f * n // 2 - f * (n // 2) for f, n in zip(factor, labels.shape, strict=True)]
+    first = [first_on_fine(n, f) for n, f in zip(labels.shape, factor, strict=True)]
     voxel, between = divmod(plane - first[0], factor[0])
     if between:
         return
     points = (..., slice(first[1], None, factor[1]), slice(first[2], None, factor[2]))
-    own = brain_labels(tile.canvas.fractions[points].contiguous())
+    own = prevailing(tile.canvas.fractions[points].contiguous())
     row, column = tile.rows.start // factor[1], tile.columns.start // factor[2]
     index = (voxel, slice(row, row + own.shape[0]), slice(column, column + own.shape[1]))
     labels[index] = own
@@ -210,28 +219,23 @@ def _mark(
         mask[index] = covered[points]
 
 
-def _streams(seed: int) -> dict[str, torch.Generator]:
-    """Independent sources of randomness, so that a head does not depend on what is asked of it."""
-    names = ("head", "coils", "lesions", "contrast", *BRAIN_SEQUENCES)
-    seeds = torch.randint(2**62, (len(names),), generator=torch.Generator().manual_seed(seed))
-    return {
-        name: torch.Generator().manual_seed(number)
-        for name, number in zip(names, seeds.tolist(), strict=True)
-    }
-
-
 def _check(size: Items[int], contrasts: Items[str], lesions: int | Items[Lesion]) -> None:
     if len(size) not in (2, 3) or min(size) < _SMALLEST:
         raise ValueError(
             f"size must be (y, x) or (z, y, x), all at least {_SMALLEST}, got {tuple(size)}"
         )
+    if isinstance(contrasts, str):
+        raise TypeError(f"contrasts must be a sequence of names, got the string {contrasts!r}")
     for contrast in contrasts:
         if contrast not in BRAIN_SEQUENCES:
             raise ValueError(
                 f"contrast must be one of {', '.join(BRAIN_SEQUENCES)}, got {contrast!r}"
             )
-    if isinstance(lesions, int) and lesions < 0:
-        raise ValueError(f"the number of lesions must not be negative, got {lesions}")
+    if isinstance(lesions, numbers.Integral):
+        if lesions < 0:
+            raise ValueError(f"the number of lesions must not be negative, got {lesions}")
+    elif not isinstance(lesions, Items) or not all(isinstance(item, Lesion) for item in lesions):
+        raise TypeError(f"lesions must be a whole number or a sequence of Lesion, got {lesions!r}")
 
 
 def _array(coils: int | CoilArray, generator: torch.Generator) -> CoilArray:

@@ -136,16 +136,6 @@ class Head:
         return tile
 
 
-def brain_labels(fractions: Tensor) -> Tensor:
-    """The prevailing tissue: fractions ``(tissues, *space)`` to labels uint8 ``(*space)``."""
-    labels = torch.zeros(fractions.shape[1:], dtype=torch.uint8)
-    most = fractions[0].clone()
-    for tissue, share in enumerate(fractions[1:], 1):
-        labels.masked_fill_(share > most, tissue)
-        torch.maximum(most, share, out=most)
-    return labels
-
-
 def _layers(generator: torch.Generator) -> Callable[[Tile], list[tuple[str, Tensor]]]:
     """The layers around the brain, from inside out: tissue, and distance into its outside."""
     vary, fine = (Waves.draw(*r, generator, 48) for r in ((40.0, 150.0), (8.0, 30.0)))

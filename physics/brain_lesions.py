@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -13,8 +14,8 @@ from physics.shapes import Point, ellipsoid
 from physics.texture import Axes, Waves, uniform
 
 _BRAIN = [TISSUE_INDEX[name] for name in ("gray", "white", "deep gray")]
-_ATTEMPTS = 200
 _SEARCH = 4.0  # spacing of the points that may become the centre of a lesion [mm]
+_CHOICE = 20  # of these points in a plane, even if white matter is not pure there
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,12 @@ def draw_lesions(
         ValueError: if no white matter is found.
     """
     lesions = []
-    for _ in range(count):
+    for position in _white_points(head, axes, count, generator):
         radius = 2.0 * 5 ** uniform(0.0, 1.0, generator)
         sizes = [radius * uniform(0.7, 1.4, generator) for _ in range(3)]
         lesions.append(
             Lesion(
-                _white_point(head, axes, generator),
+                position,
                 (sizes[0], sizes[1], sizes[2]),
                 t1=white[0] * uniform(1.6, 1.9, generator),
                 t2=white[1] * uniform(2.3, 3.5, generator),
@@ -109,19 +110,31 @@ def draw_lesions(
     return lesions
 
 
-def _white_point(head: Head, axes: Axes, generator: torch.Generator) -> Point:
-    """A random point deep in the white matter of a random plane, in the head's frame."""
+def _white_points(head: Head, axes: Axes, count: int, generator: torch.Generator) -> list[Point]:
+    """Random points deep in the white matter of random planes, in the head's frame."""
     z, y, x = axes
-    step = max(1, int(_SEARCH / (x[1] - x[0]).abs().item()))
-    for _ in range(_ATTEMPTS):
-        plane = int(uniform(0, len(z), generator))
-        tile = head.paint((z[plane : plane + 1], y[::step], x[::step]))
-        if tile is None:
-            continue
-        white = tile.canvas.fractions[TISSUE_INDEX["white"]] > 0.95
-        candidates = (white & (tile.depth > 8) & (tile.grid[0] > -25)).nonzero()
-        if len(candidates):
-            row, column = candidates[int(uniform(0, len(candidates), generator))].tolist()
-            at_z, at_y, at_x = (part[row, column].item() for part in tile.grid)
-            return at_z, at_y, at_x
-    raise ValueError("this scan shows no white matter to put lesions into")
+    # The same spacing whatever the voxels: borders are as soft as the grid is coarse.
+    y, x = (torch.arange(axis[0].item(), axis[-1].item(), _SEARCH) for axis in (y, x))
+    planes = torch.randperm(len(z), generator=generator).tolist()
+    found = (_deep_white(head, (z[plane : plane + 1], y, x)) for plane in planes)
+    choices = list(islice((points for points in found if len(points)), count))
+    if count and not choices:
+        raise ValueError("this scan shows no white matter to put lesions into")
+    shuffled = [points[torch.randperm(len(points), generator=generator)] for points in choices]
+    points = []
+    for place in range(count):
+        around, plane = divmod(place, len(shuffled))
+        candidates = shuffled[plane]
+        at_z, at_y, at_x = candidates[around % len(candidates)].tolist()
+        points.append((at_z, at_y, at_x))
+    return points
+
+
+def _deep_white(head: Head, axes: Axes) -> Tensor:
+    """The points of a plane with the purest white matter, in the head's frame, ``(n, 3)``."""
+    if (tile := head.paint(axes)) is None:
+        return torch.empty(0, 3)
+    white = tile.canvas.fractions[TISSUE_INDEX["white"]]
+    white = torch.where((tile.depth > 8) & (tile.grid[0] > -25), white, 0)
+    purest = min(0.95, white.flatten().topk(min(_CHOICE, white.numel())).values[-1].item())
+    return torch.stack(tile.grid, -1)[(white >= purest) & (white > 0.5)]

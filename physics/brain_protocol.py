@@ -1,5 +1,6 @@
 """How tissues of a head look under a pulse sequence: signal and texture."""
 
+import math
 from collections.abc import Sequence as Items
 from dataclasses import asdict, dataclass, replace
 
@@ -9,7 +10,13 @@ from torch import Tensor
 from physics.acquisition import Band, Parameter
 from physics.brain_anatomy import TISSUE_INDEX, Tile
 from physics.brain_lesions import Lesion
-from physics.sequences import BRAIN_SEQUENCES, BRAIN_TISSUES, Sequence, SpoiledGradientEcho
+from physics.sequences import (
+    BRAIN_SEQUENCES,
+    BRAIN_TISSUES,
+    InversionRecovery,
+    Sequence,
+    SpoiledGradientEcho,
+)
 from physics.texture import Waves, uniform
 
 # Texture: relative standard deviation of a tissue's signal at three scales [mm].
@@ -107,9 +114,23 @@ class Protocol:
 
 
 def _vary(sequence: Sequence, generator: torch.Generator) -> Sequence:
-    """The protocol as another site would run it."""
-    changes = {}
-    for name, value in asdict(sequence).items():
-        spread = 0.03 if name == "inversion_time" else 0.25
-        changes[name] = value * uniform(1 - spread, 1 + spread, generator)
+    """The protocol as another site would run it: one that suppresses fluid still does so."""
+    changes = {
+        name: value * uniform(0.75, 1.25, generator)
+        for name, value in asdict(sequence).items()
+        if name != "inversion_time"
+    }
+    if isinstance(sequence, InversionRecovery):
+        null = _null(BRAIN_TISSUES[TISSUE_INDEX["csf"]].t1, **changes)
+        changes["inversion_time"] = null * uniform(0.97, 1.03, generator)
     return replace(sequence, **changes)
+
+
+def _null(t1: float, repetition_time: float, echo_time: float) -> float:
+    """Inversion time at which tissue of this T1 has no signal; all in ms.
+
+    Solves ``1 - 2 exp(-TI / T1) + 2 exp(-(TR - TE / 2) / T1) - exp(-TR / T1) = 0``, the signal of
+    :class:`physics.sequences.InversionRecovery` (Bernstein, Handbook of MRI, 14.2).
+    """
+    lost = 2 * math.exp(-(repetition_time - echo_time / 2) / t1) - math.exp(-repetition_time / t1)
+    return t1 * math.log(2 / (1 + lost))

@@ -14,6 +14,7 @@ from physics.brain_protocol import draw_texture, draw_tissues
 from physics.texture import Axes, Waves, uniform
 
 _HEIGHTS = (-95.0, 95.0)  # what a volume should show of an average head [mm]
+_FARTHEST = 40.0  # that a head lies off the middle of the field of view [mm]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def _place(size: Sequence[int], generator: torch.Generator) -> tuple[Axes, Place
     plane = size[-2:]
     fitting = max(length / count for length, count in zip(extent, plane, strict=True))
     spacing = fitting * uniform(0.98, 1.3, generator)
-    room = [max(0.0, spacing * n - length) / 3 for n, length in zip(plane, extent, strict=True)]
+    spare = [max(0.0, spacing * n - length) for n, length in zip(plane, extent, strict=True)]
+    room = [min(_FARTHEST, free / 3) for free in spare]
     down, aside = (uniform(-free, free, generator) for free in room)
     placement = Placement((-height, down, aside), angle, tilt, (stretch[0], stretch[1], stretch[2]))
     y, x = ((torch.arange(n) - n // 2) * spacing for n in plane)

@@ -14,8 +14,12 @@ from physics.acquisition import (
     acquire,
     background_phase,
     band_limit,
+    check_acquisition,
     draw_snr,
+    first_on_fine,
     normalise,
+    prevailing,
+    random_streams,
     refine,
     transmit_field,
 )
@@ -28,6 +32,7 @@ from physics.texture import Axes, random_waves, uniform
 
 _SMALLEST = 32
 _OVERSAMPLING = 2
+_FARTHEST = 40.0  # that a body lies off the middle of the field of view [mm]
 _TISSUES = tuple(tissue.name for tissue in HEART_TISSUES)
 _BLOOD = [HEART_INDEX[name] for name in ("left ventricle", "right ventricle", "vessel")]
 # Texture: relative standard deviation of a tissue's signal; 0.1 unless told here.
@@ -57,7 +62,8 @@ def simulate_heart(
     by which the body is turned counter-clockwise on a screen from lying on its back.
 
     Args:
-        seed: the same seed and arguments give the same scan, bit for bit.
+        seed: the same seed and arguments give the same scan, bit for bit, on one machine with one
+            number of threads.
         size: frames, and pixels along y and x.
         coils: number of receive coils, half in front of the chest and half behind it, or an array
             of your own; the back is at its angle ``90 - turn``.
@@ -69,13 +75,15 @@ def simulate_heart(
             partial Fourier outside its range.
     """
     _check(size)
-    streams = _streams(seed)
+    check_acquisition(size, snr, partial_fourier)
+    streams = random_streams(seed, ("heart", "chest", "coils", "scan"))
     heart_rate = uniform(50.0, 90.0, streams["heart"])
     ventricles = Ventricles.draw(heart_rate, streams["heart"])
     axes, placement = _place(size[1:], streams["chest"])
     if not isinstance(coils, CoilArray):
         coils = _body_array(coils, placement, streams["coils"])
-    maps, shading = coil_maps(axes, coils, streams["coils"])
+    around = (axes[0], axes[1] - placement.centre[0], axes[2] - placement.centre[1])
+    maps, shading = coil_maps(around, coils, streams["coils"])
     generator = streams["scan"]
     noise_level = draw_snr(snr, generator)
     sequence = _draw_sequence(generator)
@@ -97,16 +105,6 @@ def simulate_heart(
         **_truth(ventricles, size[0], properties),
     }
     return SimulatedScan(kspace, image, maps[None], labels, _TISSUES, parameters)
-
-
-def _streams(seed: int) -> dict[str, torch.Generator]:
-    """Independent sources of randomness, so that a subject does not depend on what is asked."""
-    names = ("heart", "chest", "coils", "scan")
-    seeds = torch.randint(2**62, (len(names),), generator=torch.Generator().manual_seed(seed))
-    return {
-        name: torch.Generator().manual_seed(number)
-        for name, number in zip(names, seeds.tolist(), strict=True)
-    }
 
 
 def _check(size: Items[int]) -> None:
@@ -147,7 +145,8 @@ def _place(size: Items[int], generator: torch.Generator) -> tuple[Axes, ChestPla
     ]
     fitting = max(length / count for length, count in zip(extent, size, strict=True))
     spacing = fitting * uniform(1.05, 1.16, generator)
-    room = [max(0.0, spacing * n - length) / 3 for n, length in zip(size, extent, strict=True)]
+    spare = [max(0.0, spacing * n - length) for n, length in zip(size, extent, strict=True)]
+    room = [min(_FARTHEST, free / 3) for free in spare]
     centre = [uniform(-free, free, generator) for free in room]
     y, x = ((torch.arange(n) - n // 2) * spacing for n in size)
     back = scale[0] * uniform(-24.0, -16.0, generator)
@@ -165,17 +164,13 @@ def _place(size: Items[int], generator: torch.Generator) -> tuple[Axes, ChestPla
 
 def _body_array(coils: int, placement: ChestPlacement, generator: torch.Generator) -> CoilArray:
     """An array in front of the chest and one behind it."""
-    cosine, sine = math.cos(placement.turn), math.sin(placement.turn)
     gap = uniform(15.0, 35.0, generator)
-    half = [110 * placement.scale[0] + gap, 160 * placement.scale[1] + gap]
-    semi_axes = (
-        math.hypot(half[0] * cosine, half[1] * sine),
-        math.hypot(half[0] * sine, half[1] * cosine),
-    )
-    turn = math.degrees(placement.turn)
-    arcs = ((45 - turn, 135 - turn), (225 - turn, 315 - turn))
+    semi_axes = 110 * placement.scale[0] + gap, 160 * placement.scale[1] + gap
+    arcs = ((45.0, 135.0), (225.0, 315.0))
     rings = 2 if coils >= 8 and uniform(0, 1, generator) < 0.7 else 1
-    return CoilArray(coils, rings, semi_axes, uniform(60.0, 90.0, generator), arcs=arcs)
+    radius = uniform(60.0, 90.0, generator)
+    turn = math.degrees(placement.turn)
+    return CoilArray(coils, rings, semi_axes, radius, arcs=arcs, turn=turn)
 
 
 def _spacing(axes: Axes) -> float:
@@ -221,7 +216,7 @@ def _frames(
     amount = signal * torch.tensor([_TEXTURE.get(name, 0.1) for name in _TISSUES])
     chest = torch.tensordot(signal, fractions, 1)
     chest += texture * torch.tensordot(amount, fractions, 1)
-    labels = fractions.argmax(0).float()
+    labels = prevailing(fractions).float()
     del fractions
     trabeculae = random_waves(fine, 7.0, 14.0, generator, 96)[0]
     still = torch.stack((chest, texture, trabeculae, labels))[None]
@@ -232,8 +227,7 @@ def _frames(
         now = ventricles.at(frame / count)
         images[frame][heart.window], moment = _moment(heart, now, still, signal, amount)
         steps[frame][heart.window][::_OVERSAMPLING, ::_OVERSAMPLING] = moment
-    # The middle of the grid is a pixel.
-    y, x = (len(axis) % _OVERSAMPLING for axis in axes[1:])
+    y, x = (first_on_fine(len(axis), _OVERSAMPLING) for axis in axes[1:])
     return images, steps[:, y::_OVERSAMPLING, x::_OVERSAMPLING].contiguous()
 
 
@@ -248,5 +242,5 @@ def _moment(
     image += texture * torch.tensordot(amount, fractions, 1)
     origins = origins[:, ::_OVERSAMPLING, ::_OVERSAMPLING]
     behind = grid_sample(still[:, 3:], origins, mode="nearest", align_corners=True)[0, 0]
-    labels = fractions[:, ::_OVERSAMPLING, ::_OVERSAMPLING].argmax(0).to(torch.uint8)
+    labels = prevailing(fractions[:, ::_OVERSAMPLING, ::_OVERSAMPLING])
     return image, torch.where(labels > 0, labels, behind.to(torch.uint8))

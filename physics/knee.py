@@ -13,8 +13,13 @@ from physics.acquisition import (
     acquire,
     background_phase,
     band_limit,
+    check_acquisition,
     draw_snr,
+    first_on_fine,
     normalise,
+    prevailing,
+    random_streams,
+    refine,
     transmit_field,
 )
 from physics.knee_anatomy import KNEE_TISSUES, TISSUE_INDEX, knee_fractions
@@ -29,6 +34,7 @@ KNEE_SEQUENCES: dict[str, SpinEcho] = {
     "PDFS": SpinEcho(repetition_time=3200.0, echo_time=34.0),
 }
 _TISSUES = tuple(tissue.name for tissue in KNEE_TISSUES)
+_STREAMS = ("place", "anatomy", "coils", "contrast", *KNEE_SEQUENCES, "tissues")
 _FATTY = ("fat", "marrow")
 _SMALLEST = 32  # points along y and x
 _FEWEST = 8  # slices of a volume
@@ -62,11 +68,11 @@ def simulate_knee(
     """A knee of a random subject in a fast spin echo scan: one sagittal slice, or a volume.
 
     Args:
-        seed: the same seed and arguments give the same scan, bit for bit; another contrast shows
-            the same knee in the same coils.
+        seed: the same seed and arguments give the same scan, bit for bit, on one machine with
+            one number of threads; another contrast shows the same knee in the same coils.
         size: ``(y, x)``, a thin sagittal slice at a random position through the joint, or
             ``(z, y, x)``, a volume of sagittal slices encoded along all three axes. z runs from
-            left to right, y from head to foot, x from the front to the back.
+            the patient's right to left, y from head to foot, x from the front to the back.
         coils: of a knee coil around the leg, or an array whose rings run along y, and whose
             semi-axes are those along z and x.
         contrast: "PD" or "PDFS", proton density without and with fat suppression; by default
@@ -78,7 +84,8 @@ def simulate_knee(
     Returns:
         The scan, its labels an index into ``KNEE_TISSUES``. ``parameters`` holds the sequence's
         times [ms], ``voxel_size`` [mm] along space, ``side``, ``flexion`` [degrees] and
-        ``fat_signal``, the share of their signal that fat and marrow keep; for a slice its
+        ``fat_signal``, the share of their signal that fat and marrow keep, ``tissue_t1``,
+        ``tissue_t2`` [ms] and ``tissue_proton_density`` of all tissues; for a slice its
         ``slice_position``, how far lateral of the middle of the joint it lies [mm].
 
     Raises:
@@ -86,7 +93,8 @@ def simulate_knee(
             along z, no coils, an SNR that is not positive, partial Fourier outside (0.5, 1].
     """
     _check(size, contrast)
-    streams = _streams(seed)
+    check_acquisition(size, snr, partial_fourier)
+    streams = random_streams(seed, _STREAMS)
     names = list(KNEE_SEQUENCES)
     drawn = names[int(uniform(0, len(names), streams["contrast"]))]
     contrast = drawn if contrast is None else contrast
@@ -94,9 +102,12 @@ def simulate_knee(
     array = coils if isinstance(coils, CoilArray) else _knee_array(coils, streams["coils"])
     generator = streams[contrast]
     level = draw_snr(snr, generator)
-    protocol = _draw_protocol(contrast, generator)
-    magnetization, labels = _scan(axes, placement, protocol, streams["anatomy"], generator)
-    maps, shading = _leg_maps(axes, array, streams["coils"])
+    tissues = _Tissues.draw(streams["tissues"])
+    protocol = _draw_protocol(contrast, tissues, generator)
+    anatomy = streams["anatomy"]
+    magnetization, labels = _scan(axes, placement, tissues, protocol, anatomy, generator)
+    around = axes[0] - placement.centre[0], axes[1], axes[2]
+    maps, shading = _leg_maps(around, array, streams["coils"])
     magnetization *= shading.pow_(uniform(0.1, 1.0, generator))
     magnetization *= _excitation(axes, generator)
     if len(size) == 2:
@@ -109,7 +120,7 @@ def simulate_knee(
         **{"sequence": type(protocol.sequence).__name__, **asdict(protocol.sequence)},
         **{"voxel_size": _spacings(axes)[-len(size) :], "snr": level},
         **{"side": "left" if placement.left else "right", "fat_signal": protocol.fat_signal},
-        "flexion": math.degrees(placement.flexion),
+        **{"flexion": math.degrees(placement.flexion), **tissues.parameters()},
     }
     if len(size) == 2:
         parameters["slice_position"] = (-1 if placement.left else 1) * placement.centre[0]
@@ -117,25 +128,35 @@ def simulate_knee(
 
 
 @dataclass(frozen=True)
+class _Tissues:
+    """What one subject's tissues are like, in any sequence."""
+
+    properties: Tensor  # t1, t2 [ms] and proton density, (3, tissues)
+    texture: tuple[Waves, ...]
+    strength: Tensor  # of the texture relative to the signal, (scales, tissues)
+
+    @classmethod
+    def draw(cls, generator: torch.Generator) -> "_Tissues":
+        spread = torch.exp(0.05 * torch.randn(3, len(KNEE_TISSUES), generator=generator))
+        nominal = torch.tensor([(t.t1, t.t2, t.proton_density) for t in KNEE_TISSUES]).T
+        strength = torch.tensor([_TEXTURE[name] for name in _TISSUES]).T
+        amount = torch.tensor([[uniform(0.4, 1.6, generator)] for _ in _TEXTURE_SCALES])
+        texture = tuple(Waves.draw(*scale, generator, 48) for scale in _TEXTURE_SCALES)
+        return cls(spread * nominal, texture, amount * strength)
+
+    def parameters(self) -> dict[str, Parameter]:
+        names = "tissue_t1", "tissue_t2", "tissue_proton_density"
+        return dict(zip(names, self.properties.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
 class _Protocol:
-    """A sequence as one site runs it, and the signal and texture of the tissues in it."""
+    """A sequence as one site runs it, and the signal of the tissues in it."""
 
     sequence: SpinEcho
     fat_signal: float  # the share that fat and marrow keep
     signal: Tensor  # (tissues,), fat and marrow not yet suppressed
     uneven: Waves  # how the suppression varies
-    texture: tuple[Waves, ...]
-    strength: Tensor  # (scales, tissues)
-
-
-def _streams(seed: int) -> dict[str, torch.Generator]:
-    """Independent sources of randomness, so that a knee does not depend on what is asked of it."""
-    names = ("place", "anatomy", "coils", "contrast", *KNEE_SEQUENCES)
-    seeds = torch.randint(2**62, (len(names),), generator=torch.Generator().manual_seed(seed))
-    return {
-        name: torch.Generator().manual_seed(number)
-        for name, number in zip(names, seeds.tolist(), strict=True)
-    }
 
 
 def _check(size: Items[int], contrast: str | None) -> None:
@@ -196,50 +217,40 @@ def _leg_maps(axes: Axes, array: CoilArray, generator: torch.Generator) -> tuple
     return maps.transpose(1, 2).contiguous(), shading.transpose(0, 1).contiguous()
 
 
-def _draw_protocol(contrast: str, generator: torch.Generator) -> _Protocol:
+def _draw_protocol(contrast: str, tissues: _Tissues, generator: torch.Generator) -> _Protocol:
     nominal = KNEE_SEQUENCES[contrast]
     times = {name: t * uniform(0.85, 1.15, generator) for name, t in asdict(nominal).items()}
     sequence = replace(nominal, **times)
-    spread = torch.exp(0.05 * torch.randn(3, len(KNEE_TISSUES), generator=generator))
-    values = torch.tensor([(t.t1, t.t2, t.proton_density) for t in KNEE_TISSUES])
-    signal = sequence.signal(*(spread * values.T))
+    signal = sequence.signal(*tissues.properties)
     signal[TISSUE_INDEX["vessel"]] *= uniform(0.0, 0.3, generator)  # blood flows out of the slice
-    suppressed = uniform(0.015, 0.05, generator)
-    strength = torch.tensor([_TEXTURE[name] for name in _TISSUES]).T
-    strength = strength * torch.tensor([[uniform(0.4, 1.6, generator)] for _ in _TEXTURE_SCALES])
-    return _Protocol(
-        sequence,
-        suppressed if contrast == "PDFS" else 1.0,
-        signal,
-        Waves.draw(80.0, 250.0, generator, 16),
-        tuple(Waves.draw(*scale, generator, 48) for scale in _TEXTURE_SCALES),
-        strength,
-    )
+    kept = uniform(0.015, 0.05, generator) if contrast == "PDFS" else 1.0
+    return _Protocol(sequence, kept, signal, Waves.draw(80.0, 250.0, generator, 16))
 
 
 def _scan(
     axes: Axes,
     placement: KneePlacement,
+    tissues: _Tissues,
     protocol: _Protocol,
     anatomy: torch.Generator,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Band-limited signal complex64 and labels uint8 ``(z, y, x)``, painted slab by slab."""
     factors = _oversampling(axes)
-    fine = [_refine(axis, factor) for axis, factor in zip(axes, factors, strict=True)]
-    first = [_first(axis, factor) for axis, factor in zip(axes, factors, strict=True)]
+    fine = [refine(axis, factor) for axis, factor in zip(axes, factors, strict=True)]
+    first = [first_on_fine(len(axis), factor) for axis, factor in zip(axes, factors, strict=True)]
     subject, band = (int(torch.randint(2**62, (), generator=g)) for g in (anatomy, generator))
     planes, labels = [], []
     thick = max(1, _SLAB // (len(fine[1]) * len(fine[2])))
     for start in range(0, len(fine[0]), thick):
         slab = (fine[0][start : start + thick], fine[1], fine[2])
         fractions = knee_fractions(slab, torch.Generator().manual_seed(subject), placement)
-        signal = _signal(fractions, slab, protocol)
+        signal = _signal(fractions, slab, tissues, protocol)
         size = [len(axis) for axis in axes[1:]]
         planes.append(band_limit(signal, size, torch.Generator().manual_seed(band)))
         kept = slice((first[0] - start) % factors[0], None, factors[0])
-        pixels = fractions[:, kept, first[1] :: factors[1], first[2] :: factors[2]].movedim(0, -1)
-        labels.append(pixels.contiguous().argmax(-1).to(torch.uint8))  # slow across a first axis
+        pixels = fractions[:, kept, first[1] :: factors[1], first[2] :: factors[2]]
+        labels.append(prevailing(pixels.contiguous()))
     image = torch.cat(planes)
     if factors[0] > 1:
         along = torch.Generator().manual_seed(band)
@@ -253,30 +264,17 @@ def _oversampling(axes: Axes) -> tuple[int, int, int]:
     return 1 if len(axes[0]) == 1 else max(2, round(across / along)), 2, 2
 
 
-def _refine(axis: Tensor, factor: int) -> Tensor:
-    """The same stretch with more points; the middle one, at index n // 2, stays."""
-    if factor == 1:
-        return axis
-    count = factor * len(axis)
-    return (torch.arange(count) - count // 2) * ((axis[1] - axis[0]) / factor)
-
-
-def _first(axis: Tensor, factor: int) -> int:
-    """The index in the refined axis of the first point of ``axis``."""
-    return factor * len(axis) // 2 - factor * (len(axis) // 2)
-
-
-def _signal(fractions: Tensor, axes: Axes, protocol: _Protocol) -> Tensor:
+def _signal(fractions: Tensor, axes: Axes, tissues: _Tissues, protocol: _Protocol) -> Tensor:
     """Signal float32 ``(z, y, x)`` of tissue fractions, with texture and suppression of fat."""
     share = torch.ones(len(KNEE_TISSUES))
     share[[TISSUE_INDEX[name] for name in _FATTY]] = protocol.fat_signal
     signal = share * protocol.signal
     fatty = torch.where(share < 1, signal, 0)
-    weights = torch.stack((signal - fatty, fatty, *(protocol.strength * signal)))
+    weights = torch.stack((signal - fatty, fatty, *(tissues.strength * signal)))
     image, residue, *amounts = torch.tensordot(weights, fractions, 1)
     if protocol.fat_signal < 1:
         image += residue.mul_((0.2 * protocol.uneven(axes)).exp_())
-    for waves, amount in zip(protocol.texture, amounts, strict=True):
+    for waves, amount in zip(tissues.texture, amounts, strict=True):
         image += amount.mul_(waves(axes))
     return image
 

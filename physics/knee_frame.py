@@ -1,8 +1,8 @@
 """Where a knee lies in the scanner, and the scanner's grid as the knee sees it.
 
-Scanner coordinates are z (left to right), y (to the feet), x (to the back), in mm. The knee's own
-frame has z to the lateral side, y to the feet, x to the back, and its origin in the middle of the
-tibial plateau.
+Scanner coordinates are z (to the patient's left), y (to the feet), x (to the back), in mm. The
+knee's own frame has z to the lateral side, y to the feet, x to the back, and its origin in the
+middle of the tibial plateau.
 """
 
 import math

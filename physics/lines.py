@@ -5,6 +5,7 @@ axis of length n is index ``n // 2``, and a block of c lines around it starts at
 ``n // 2 - c // 2``.
 """
 
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -167,8 +168,8 @@ def calibration_lines(calibration: int | float, n: int) -> int:
     Raises:
         ValueError: if it is neither, or more lines than there are.
     """
-    if isinstance(calibration, int) and 0 <= calibration <= n:
-        return calibration
+    if isinstance(calibration, numbers.Integral) and 0 <= calibration <= n:
+        return int(calibration)
     if isinstance(calibration, float) and 0 < calibration < 1:
         return max(1, round(n * calibration))
     raise ValueError(

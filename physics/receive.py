@@ -17,6 +17,8 @@ _BLOCK = 2**16  # numbers handled at a time
 class CoilArray:
     """Loops on an elliptical tube around the body; lengths in mm, angles in degrees.
 
+    Its origin is the middle of the subject in the plane of the rings.
+
     Attributes:
         coils: how many, dealt out evenly over the rings.
         rings: number of rings along z.
@@ -26,6 +28,10 @@ class CoilArray:
         arcs: stretches of each ring that carry loops, evenly filled: 0 is +x, 90 is +y (the
             back), so ``((45, 135), (225, 315))`` is a posterior and an anterior array.
         jitter: 0 for a perfectly regular array, 1 for that of a flexible one put on by hand.
+        turn: of tube and arcs about z, counter-clockwise on a screen, where y goes down.
+
+    Raises:
+        ValueError: if there are no coils or no rings, or more rings than coils.
     """
 
     coils: int = 8
@@ -35,6 +41,14 @@ class CoilArray:
     ring_distance: float = 80.0
     arcs: tuple[tuple[float, float], ...] = ((0.0, 360.0),)
     jitter: float = 1.0
+    turn: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.coils < 1 or not 1 <= self.rings <= self.coils:
+            raise ValueError(
+                "there must be at least one coil, and 1 .. coils rings, got "
+                f"{self.coils} coils on {self.rings} rings"
+            )
 
 
 def coil_maps(axes: Axes, array: CoilArray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -44,7 +58,8 @@ def coil_maps(axes: Axes, array: CoilArray, generator: torch.Generator) -> tuple
     loop; what it receives is the field's transverse part, ``Bx - i By`` (Roemer et al., MRM 1990).
 
     Args:
-        axes: coordinates z, y, x [mm] of the grid; the body is around the origin of y and x.
+        axes: coordinates z, y, x [mm] of the grid; their origin is that of the array, the middle
+            of the subject.
         array: the layout.
         generator: source of the randomness: jitter, gains and phases of the loops.
 
@@ -52,33 +67,27 @@ def coil_maps(axes: Axes, array: CoilArray, generator: torch.Generator) -> tuple
         The maps, complex64 ``(coils, z, y, x)``, whose squared magnitudes sum to 1 over the coils
         everywhere, and the root sum of squares they were divided by, float32 ``(z, y, x)``, 1 on
         average: the shading that an array gives an image combined with these maps.
-
-    Raises:
-        ValueError: if there are no coils or no rings.
     """
-    if array.coils < 1 or not 1 <= array.rings <= array.coils:
-        raise ValueError(
-            f"there must be at least one coil, and 1 .. coils rings, got {array.coils} coils "
-            f"on {array.rings} rings"
-        )
     maps = torch.empty(array.coils, *(len(axis) for axis in axes), dtype=torch.complex64)
     power = torch.zeros(maps.shape[1:])
     full_circle = sum(last - first for first, last in array.arcs) >= 360
-    turn = uniform(0, 2 * math.pi, generator) if full_circle else 0.0
+    start = uniform(0, 2 * math.pi, generator) if full_circle else 0.0
+    turn = math.radians(array.turn)
     for coil in range(array.coils):
         jitter = torch.randn(6, generator=generator).tolist()
         place, ring = divmod(coil, array.rings)
         count = len(range(ring, array.coils, array.rings))
         # Neighbouring rings are staggered, so that their loops overlap like bricks.
         place += (ring + 0.5) / array.rings + 0.15 * array.jitter * jitter[0]
-        angle = turn + _angle(array.arcs, place / count)
+        angle = start + _angle(array.arcs, place / count)
         height = (ring - (array.rings - 1) / 2) * array.ring_distance
+        y, x = array.semi_axes[0] * math.sin(angle), array.semi_axes[1] * math.cos(angle)
         position = (
             height + 10 * array.jitter * jitter[1],
-            array.semi_axes[0] * math.sin(angle),
-            array.semi_axes[1] * math.cos(angle),
+            math.cos(turn) * y - math.sin(turn) * x,
+            math.cos(turn) * x + math.sin(turn) * y,
         )
-        tilt = angle + 0.15 * array.jitter * jitter[3]
+        tilt = angle - turn + 0.15 * array.jitter * jitter[3]
         normal = (0.2 * array.jitter * jitter[2], math.sin(tilt), math.cos(tilt))
         bx, by = _loop(axes, position, normal, array.loop_radius)
         gain = math.exp(0.2 * array.jitter * jitter[4])

@@ -9,8 +9,12 @@ from physics.acquisition import (
     acquire,
     background_phase,
     band_limit,
+    check_acquisition,
     draw_snr,
+    first_on_fine,
     normalise,
+    prevailing,
+    random_streams,
     refine,
     transmit_field,
 )
@@ -85,7 +89,35 @@ def test_an_snr_is_drawn_between_33_and_500_or_is_the_one_asked_for():
 @pytest.mark.parametrize("snr", [0.0, -3.0, math.nan])
 def test_an_snr_that_is_not_positive_is_refused(snr):
     with pytest.raises(ValueError, match=f"must be positive .*, got {snr}"):
-        draw_snr(snr, seeded())
+        check_acquisition((8, 8), snr, 1.0)
+
+
+def test_possible_acquisitions_are_accepted():
+    for snr in (None, 5, math.inf):
+        check_acquisition((8, 8), snr, 0.75)
+
+
+def test_the_partial_fourier_of_an_acquisition_is_checked_along_its_last_axis():
+    check_acquisition((4, 100), None, 0.55)
+    with pytest.raises(ValueError, match="keep the central of the 4 lines"):
+        check_acquisition((100, 4), None, 0.55)
+
+
+def test_random_streams_are_independent_and_stay_when_a_name_is_added():
+    def numbers(names, seed=3):
+        return {n: torch.rand(4, generator=g) for n, g in random_streams(seed, names).items()}
+
+    few, more, other = numbers("ab"), numbers("abc"), numbers("ab", 4)
+    assert list(more) == ["a", "b", "c"]
+    assert all(torch.equal(few[name], more[name]) for name in "ab")
+    assert len({tuple(v.tolist()) for v in (*more.values(), *other.values())}) == 5
+
+
+@pytest.mark.parametrize(("count", "factor"), [(8, 2), (9, 2), (9, 3), (7, 4), (5, 1)])
+def test_the_first_point_of_an_axis_is_found_on_the_finer_one(count, factor):
+    axis = torch.arange(count) * 2.0 + 5
+    first = first_on_fine(count, factor)
+    torch.testing.assert_close(refine(axis, factor)[first::factor][: len(axis)], axis)
 
 
 @pytest.mark.parametrize("count", [8, 9])
@@ -161,3 +193,12 @@ def test_phase_and_transmit_field_vary_slowly_and_alike_in_planes_and_volumes():
         assert torch.diff(values, dim=2).abs().max() < 0.5
         assert values.std() > 0.01
     assert 0.7 < transmit_field(volume, seeded()).mean() < 1.3
+
+
+def test_the_prevailing_tissue_is_that_of_argmax_and_the_first_of_equals():
+    fractions = torch.rand(7, 4, 30, 20, generator=torch.Generator().manual_seed(0))
+    labels = prevailing(fractions)
+    assert labels.dtype == torch.uint8
+    np.testing.assert_array_equal(labels, fractions.numpy().argmax(0))
+    equal = torch.tensor([[0.4, 0.2], [0.4, 0.4], [0.2, 0.4]])
+    assert prevailing(equal).tolist() == [0, 1]

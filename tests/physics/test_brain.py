@@ -8,7 +8,8 @@ import torch
 from physics.acquisition import SimulatedScan
 from physics.brain import simulate_brain, simulate_brain_sequences
 from physics.brain_anatomy import TISSUE_INDEX
-from physics.brain_lesions import Lesion
+from physics.brain_lesions import Lesion, draw_lesions
+from physics.brain_protocol import Protocol, draw_tissues
 from physics.brain_subject import Subject
 from physics.receive import CoilArray, coil_maps
 from physics.sequences import BRAIN_SEQUENCES, BRAIN_TISSUES, SpoiledGradientEcho
@@ -293,9 +294,42 @@ def test_partial_fourier_leaves_the_end_of_the_last_axis_empty():
 def test_a_coil_array_is_used_as_it_is():
     array = CoilArray(6, arcs=((60.0, 120.0),), jitter=0.0)
     scan = simulate_brain(3, (64, 64), array)
-    axes = Subject.draw((64, 64), head_stream(3)).axes
-    expected, _ = coil_maps(axes, array, torch.Generator().manual_seed(0))
+    subject = Subject.draw((64, 64), head_stream(3))
+    _, down, aside = subject.placement.centre
+    around = (subject.axes[0], subject.axes[1] - down, subject.axes[2] - aside)
+    expected, _ = coil_maps(around, array, torch.Generator().manual_seed(0))
     torch.testing.assert_close(scan.maps[0].abs(), expected[:, 0].abs())
+
+
+@pytest.mark.parametrize("size", [(200, 60), (60, 200)])
+def test_a_head_lies_at_most_40_mm_off_the_middle_of_a_long_field_of_view(size):
+    offsets = []
+    for seed in range(40):
+        placement = Subject.draw(size, torch.Generator().manual_seed(seed)).placement
+        offsets += [abs(offset) for offset in placement.centre[1:]]
+    assert 30 < max(offsets) <= 40
+
+
+def test_flair_suppresses_fluid_at_all_sites():
+    for seed in range(300):
+        generator = torch.Generator().manual_seed(seed)
+        tissues = draw_tissues(generator)
+        sequence = Protocol.draw("FLAIR", tissues, generator).sequence
+        parameters = vars(sequence)
+        fluid, white = (
+            signal_equation(parameters, *tissues[:, TISSUE_INDEX[name]].tolist())
+            for name in ("csf", "white")
+        )
+        assert abs(fluid) < 0.4 * white
+        null = BRAIN_TISSUES[TISSUE_INDEX["csf"]]
+        times = [parameters["inversion_time"] * share for share in (0.96, 1.04)]
+        early, late = (
+            signal_equation(
+                {**parameters, "inversion_time": time}, null.t1, null.t2, null.proton_density
+            )
+            for time in times
+        )
+        assert early < 0 < late
 
 
 @pytest.mark.parametrize("scan", ["lesioned", "volume"])
@@ -355,6 +389,48 @@ def test_lesions_of_a_slice_are_in_the_slice():
         assert scan.lesions.any()
         positions = [lesion["position"] for lesion in scan.parameters["lesions"]]
         assert len({tuple(position) for position in positions}) == 2
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 48), (32, 32, 32), (192, 192)])
+def test_lesions_are_found_deep_in_the_white_matter_of_scans_of_any_size(size):
+    for seed in range(30 if len(size) == 2 else 10):
+        generator = torch.Generator().manual_seed(seed)
+        subject = Subject.draw(size, generator)
+        white = subject.tissue("white")
+        lesions = draw_lesions(subject.head, subject.axes, white, 3, generator)
+        positions = {lesion.position for lesion in lesions}
+        assert len(positions) == 3
+        assert all(-25 < position[0] < 70 for position in positions)
+        assert all(math.hypot(*position) < 80 for position in positions)
+
+
+def test_a_plane_is_searched_for_white_matter_once(monkeypatch):
+    subject = Subject.draw((64, 64), torch.Generator().manual_seed(0))
+    paint, painted = subject.head.paint, []
+    monkeypatch.setattr(subject.head, "paint", lambda axes: painted.append(1) or paint(axes))
+    draw_lesions(subject.head, subject.axes, (900.0, 70.0, 0.7), 9, torch.Generator())
+    assert len(painted) == 1
+
+
+def test_a_scan_above_the_head_shows_no_white_matter():
+    subject = Subject.draw((64, 64), torch.Generator().manual_seed(0))
+    axes = (subject.axes[0] + 300, *subject.axes[1:])
+    with pytest.raises(ValueError, match="no white matter"):
+        draw_lesions(subject.head, axes, (900.0, 70.0, 0.7), 1, torch.Generator())
+
+
+def test_a_number_of_lesions_may_be_numpys():
+    scans = [simulate_brain(1, (48, 48), 1, lesions=count) for count in (2, np.int64(2))]
+    assert scans[0].parameters == scans[1].parameters
+    assert len(scans[0].parameters["lesions"]) == 2
+
+
+def test_arguments_of_the_wrong_type_are_refused_with_what_is_right():
+    with pytest.raises(TypeError, match="sequence of names, got the string 'T1w'"):
+        simulate_brain_sequences(0, (48, 48), contrasts="T1w")
+    for lesions in (1.5, [(1.0, 2.0, 3.0)], "2"):
+        with pytest.raises(TypeError, match="whole number or a sequence of Lesion"):
+            simulate_brain(0, (48, 48), lesions=lesions)
 
 
 def test_a_lesion_of_no_size_or_no_time_is_refused():

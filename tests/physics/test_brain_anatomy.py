@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
+from physics.acquisition import prevailing
 from physics.brain_anatomy import TISSUE_INDEX, Placement
-from physics.brain_head import Head, brain_labels
+from physics.brain_head import Head
 from physics.sequences import BRAIN_TISSUES
 from physics.shapes import Canvas, ellipsoid, tube
 from physics.texture import Sheets, Waves, random_waves
@@ -131,7 +132,7 @@ def test_a_head_has_the_sizes_of_an_adult(seed):
 
 
 def test_layers_come_in_the_order_of_anatomy_from_outside_to_the_brain(fractions):
-    labels = brain_labels(fractions)[0]
+    labels = prevailing(fractions)[0]
     column = [BRAIN_TISSUES[label].name for label in labels[:, 75].tolist()]
     first = {name: column.index(name) for name in ("air", "fat", "bone", "gray", "white")}
     assert list(first) == sorted(first, key=lambda name: first[name])
@@ -139,7 +140,7 @@ def test_layers_come_in_the_order_of_anatomy_from_outside_to_the_brain(fractions
 
 def test_most_of_the_csf_borders_gray_matter_and_not_white(fractions):
     fine = Head(seeded()).fractions(plane(points=256, spacing=0.8))
-    labels = brain_labels(fine)[0].long()
+    labels = prevailing(fine)[0].long()
     pairs = torch.stack((labels[:, :-1].flatten(), labels[:, 1:].flatten()))
 
     def borders(first, second):
@@ -157,7 +158,7 @@ def test_the_same_seed_gives_the_same_head_and_another_seed_another(fractions):
 
 def test_below_the_brain_come_face_and_neck_with_two_eyes_and_a_cord():
     def areas(height):
-        labels = brain_labels(Head(seeded()).fractions(plane(height)))[0]
+        labels = prevailing(Head(seeded()).fractions(plane(height)))[0]
         return {name: (labels == TISSUE_INDEX[name]) for name in TISSUE_INDEX}
 
     neck = areas(-110.0)
@@ -175,11 +176,6 @@ def test_the_brain_ends_at_the_base_of_the_skull():
     fractions = Head(seeded()).fractions((z, y, y))
     gray = fractions[TISSUE_INDEX["gray"]].sum((1, 2))
     assert gray[z < -85].max() < 1 < gray[-1]
-
-
-def test_labels_are_the_prevailing_tissue():
-    fractions = torch.tensor([[0.2, 0.0, 0.6], [0.5, 0.1, 0.4], [0.3, 0.9, 0.0]])
-    assert torch.equal(brain_labels(fractions), torch.tensor([1, 2, 0], dtype=torch.uint8))
 
 
 def test_a_grid_without_a_spacing_is_refused():

@@ -204,6 +204,23 @@ def test_blood_outshines_muscle_as_the_balanced_ssfp_formula_demands():
     assert abs(np.mean(deviations)) < 0.05
 
 
+def test_all_blood_is_of_one_kind(monkeypatch):
+    """Without texture and shading, both ventricles and the vessels are equally bright."""
+    monkeypatch.setattr("physics.heart._TEXTURE", dict.fromkeys(HEART_INDEX, 0.0))
+    monkeypatch.setattr(
+        "physics.heart.transmit_field", lambda axes, generator: torch.ones(1, *SIZE[1:])
+    )
+    far = CoilArray(1, semi_axes=(1e5, 1e5), loop_radius=1e5)
+    for seed in SEEDS:
+        scan = simulate_heart(seed, (1, *SIZE[1:]), far, math.inf)
+        image, labels = scan.image[0].abs(), scan.labels[0]
+        left, right, vessel = (
+            image[interior(interior(labels == HEART_INDEX[name]))].median().item()
+            for name in ("left ventricle", "right ventricle", "vessel")
+        )
+        assert [right, vessel] == pytest.approx([left, left], rel=0.03)  # the band rings
+
+
 def test_tissues_are_as_bright_as_in_a_cine(hearts):
     for scan in hearts:
         image = scan.image.abs()[0]
@@ -295,6 +312,18 @@ def test_the_body_fits_the_field_of_view(size):
         labels = simulate_heart(seed, size, coils=1).labels[0] > 0
         edge = torch.cat((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
         assert edge.float().mean() < 0.02
+
+
+@pytest.mark.parametrize("size", [(1, 128, 32), (1, 32, 128)])
+def test_the_body_lies_near_the_middle_of_a_long_field_of_view(size):
+    offsets = []
+    for seed in range(20):
+        scan = simulate_heart(seed, size, coils=1)
+        rows, columns = (scan.labels[0] > 0).nonzero(as_tuple=True)
+        places = rows - size[1] // 2, columns - size[2] // 2
+        spacing = scan.parameters["voxel_size"][0]
+        offsets += [abs((p.min() + p.max()).item()) / 2 * spacing for p in places]
+    assert 25 < max(offsets) < 40 + 10  # a pixel
 
 
 def test_the_coils_of_a_count_lie_in_front_of_the_chest_and_behind_it():

@@ -115,6 +115,54 @@ def test_the_contrast_changes_the_signal_and_not_the_knee(pairs):
         assert suppressed.parameters["contrast"] == "PDFS"
 
 
+def test_both_contrasts_show_tissues_of_the_same_properties(pairs):
+    names = ("tissue_t1", "tissue_t2", "tissue_proton_density")
+    plain, suppressed = (
+        [scan.parameters[name] for scan in scans for name in names] for scans in pairs.values()
+    )
+    assert plain == suppressed
+    assert len(plain[0]) == len(KNEE_TISSUES)
+    for number, name in enumerate(("t1", "t2", "proton_density")):
+        nominal = np.array([getattr(tissue, name) for tissue in KNEE_TISSUES])
+        drawn = np.array(plain[number::3])
+        np.testing.assert_allclose(drawn, np.broadcast_to(nominal, drawn.shape), rtol=0.25)
+        assert (drawn[0] != drawn[1])[1:].all()
+
+
+def test_both_contrasts_show_muscle_of_the_same_texture(pairs):
+    """Muscle, away from its borders and divided by what is smooth: shading and transmit field."""
+    for plain, suppressed in zip(pairs["PD"], pairs["PDFS"], strict=True):
+        inside = torch.nn.functional.avg_pool2d(
+            (plain.labels == TISSUE_INDEX["muscle"]).float()[None], 7, 1, 3
+        )[0]
+        inside = inside > 0.999
+        detail = []
+        for scan in (plain, suppressed):
+            weights = torch.stack((inside * scan.image.abs(), inside.float()))
+            signal, count = torch.nn.functional.avg_pool2d(weights, 21, 1, 10)
+            detail.append((scan.image.abs() * count / signal)[inside])
+        assert torch.corrcoef(torch.stack(detail))[0, 1] > 0.7
+
+
+@pytest.mark.parametrize("contrast", KNEE_SEQUENCES)
+def test_cartilage_to_muscle_is_as_the_parameters_say(pairs, contrast):
+    deviations = []
+    for scan in pairs[contrast]:
+        values = scan.parameters
+        tr, te = values["repetition_time"], values["echo_time"]
+        said = {}
+        for name in ("cartilage", "muscle"):
+            t1, t2, density = (
+                values[f"tissue_{key}"][TISSUE_INDEX[name]]
+                for key in ("t1", "t2", "proton_density")
+            )
+            recovery = 1 - 2 * math.exp(-(tr - te / 2) / t1) + math.exp(-tr / t1)
+            said[name] = density * recovery * math.exp(-te / t2)
+        seen = median(scan, "cartilage") / median(scan, "muscle")
+        deviations.append(math.log(seen * said["muscle"] / said["cartilage"]))
+    assert np.median(deviations) == pytest.approx(0, abs=0.2)
+
+
 def test_both_contrasts_are_drawn():
     drawn = {simulate_knee(seed, (32, 32), coils=1).parameters["contrast"] for seed in range(8)}
     assert drawn == {"PD", "PDFS"}
@@ -215,7 +263,7 @@ def test_parameters_are_plain_values_in_physical_units(noiseless, volume):
         spacing = scan.parameters["voxel_size"]
         assert len(spacing) == count
         assert all(type(value) is float for value in spacing)
-        plain = (value for name, value in scan.parameters.items() if name != "voxel_size")
+        plain = (value for value in scan.parameters.values() if type(value) is not list)
         assert all(type(value) in (int, float, str) for value in plain)
         assert 110 < spacing[-1] * scan.image.shape[-1] < 180  # mm
         assert 20 < scan.parameters["echo_time"] < 45  # ms

@@ -162,6 +162,8 @@ def test_impossible_masks_are_refused_with_the_reason(name):
 def test_a_calibration_is_a_number_of_lines_or_a_share_of_them():
     assert calibration_lines(24, 320) == 24
     assert calibration_lines(0, 320) == 0
+    assert calibration_lines(np.int64(8), 320) == 8
+    assert type(calibration_lines(np.int64(8), 320)) is int
     assert calibration_lines(0.08, 320) == 26  # 25.6, rounded as fastMRI does
     assert calibration_lines(0.08, 368) == 29  # 29.44
     assert calibration_lines(0.001, 320) == 1

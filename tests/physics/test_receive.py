@@ -78,6 +78,27 @@ def test_coils_lie_on_the_arcs_asked_for():
     assert shares == [3, 3]
 
 
+@pytest.mark.parametrize("turn", [40.0, -70.0])
+def test_a_turned_array_is_the_array_seen_from_a_turned_head(turn, monkeypatch):
+    """Its loops and their axes, against rotation matrices; y goes down on a screen."""
+    placed = {}
+    for degrees in (0.0, turn):
+        seen = placed.setdefault(degrees, [])
+
+        def record(axes, position, normal, radius, seen=seen):
+            seen.append((position, normal))
+            return torch.ones(1, 2, 2), torch.ones(1, 2, 2)
+
+        monkeypatch.setattr("physics.receive._loop", record)
+        coil_maps(axes(2), CoilArray(5, 1, (90.0, 140.0), turn=degrees), seeded())
+    turning = torch.tensor(turn).deg2rad()
+    cosine, sine = turning.cos().item(), turning.sin().item()
+    # On a screen, up is -y: counter-clockwise takes +x towards -y.
+    rotation = torch.tensor([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    straight, turned = (torch.tensor(placed[degrees]) for degrees in (0.0, turn))
+    torch.testing.assert_close(turned, straight @ rotation.T, rtol=1e-4, atol=1e-4)
+
+
 def test_an_array_on_one_side_shades_the_image_towards_that_side():
     _, shading = coil_maps(axes(41), CoilArray(4, arcs=((60.0, 120.0),)), seeded())
     assert shading[0, 35, 20] > 5 * shading[0, 5, 20]
