@@ -31,7 +31,7 @@ def _git(*words: str) -> str:
 
 
 def _dirty() -> str:
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.yaml")
+    changed = _git("status", "--porcelain", "--", "*.py", "*.yaml")
     return " with changes" if changed else ""
 
 

@@ -138,6 +138,9 @@ def collate(batches: Sequence[Batch]) -> Batch:
             continue
         if any(value is None for value in values):
             raise ValueError(f"either all or none of the batches to join must have a {name}")
+        if name == "mask":  # one may vary along an axis along which another does not
+            space = torch.broadcast_shapes(*(value.shape[1:] for value in values))
+            values = [value.expand(-1, *space) for value in values]
         shapes = {tuple(value.shape[1:]) for value in values}
         if len(shapes) > 1:
             raise ValueError(f"a batch needs equal shapes, got {name} of {sorted(shapes)}")

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from gleam.config import Config, ConfigError, NetworkConfig
 from gleam.data import Loader, Scan, ScanSource, SimulatedSubject
+from gleam.data.cache import Cache
 from gleam.data.estimate import estimate_maps
 from gleam.data.loader import DrawMask, mask_drawer
 from gleam.data.sources import GIBIBYTE
@@ -94,14 +95,17 @@ def build_loaders(config: DataConfig, seed: int) -> dict[str, Loader]:
         splits = scans_of_splits(config.path, config.format, bad)
     else:
         splits = {split: _simulated(config, split, seed) for split in SPLITS}
-    loaders = {split: _build_loader(config, split, seed, scans) for split, scans in splits.items()}
+    cache = Cache(round(config.cache * GIBIBYTE))
+    loaders = {
+        split: _build_loader(config, split, seed, build_source(config, scans, cache))
+        for split, scans in splits.items()
+    }
     for loader in loaders.values():
-        loader.skipped |= {str(path): reason for path, reason in (bad or {}).items()}
+        loader.skipped |= set((bad or {}).values())
     return loaders
 
 
-def _build_loader(config: DataConfig, split: str, seed: int, scans: list[Scan]) -> Loader:
-    source = build_source(config, scans)
+def _build_loader(config: DataConfig, split: str, seed: int, source: ScanSource) -> Loader:
     loader = Loader(
         source,
         build_masks(config),
@@ -110,19 +114,21 @@ def _build_loader(config: DataConfig, split: str, seed: int, scans: list[Scan]) 
         mask_pool=POISSON_POOL if config.mask.kind == "poisson_disc" else None,
         skip_bad=config.skip_bad,
     )
-    loader.skipped |= source.bad
+    loader.skipped |= set(source.bad.values())
     return loader
 
 
-def build_source(config: DataConfig, scans: Sequence[Scan]) -> ScanSource:
-    """The examples of some scans."""
+def build_source(
+    config: DataConfig, scans: Sequence[Scan], cache: Cache | None = None
+) -> ScanSource:
+    """The examples of some scans, kept in a cache of their own or a shared one."""
     return ScanSource(
         scans,
         partial(estimate_maps, method=config.map_method, crop=config.map_crop),
         items=config.items,
         sets=config.map_sets,
         calibration=config.mask.calibration,
-        cache=round(config.cache * GIBIBYTE),
+        cache=cache or Cache(round(config.cache * GIBIBYTE)),
         skip_bad=config.skip_bad,
     )
 

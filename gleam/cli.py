@@ -71,7 +71,7 @@ def evaluate(
     checkpoint: CheckpointFile,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of *.h5 scans; by default the test split of the run."),
+        typer.Option(help="Folder of scans; by default the test split of the run."),
     ] = None,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Compare with CG-SENSE and L1-wavelet too.")
@@ -112,6 +112,9 @@ def reconstruct(
     out: Annotated[
         Path | None, typer.Option(help="The .npy file to write; a .png lands beside it.")
     ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Of the scan, such as auto; as in training if none.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Reconstruct measured k-space with a trained network."""
@@ -119,7 +122,7 @@ def reconstruct(
     from gleam.reconstruction import reconstruct_and_compare
 
     extra = [None if path is None else read_array(path) for path in (mask, maps)]
-    measured = read_measurements(kspace, checkpoint)
+    measured = read_measurements(kspace, checkpoint, format)
     given = [
         found if array is None else array for array, found in zip(extra, measured[1:], strict=True)
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -90,36 +91,49 @@ def evaluate(
 def evaluate_network(
     network: Network, loader: Loader, device: torch.device, baselines: bool = False
 ) -> Evaluation:
-    """:func:`evaluate` for a network and a loader at hand."""
+    """:func:`evaluate` for a network and a loader at hand; holds the images of one scan."""
     slices: dict[str, list[Scores]] = {}
-    volumes: dict[str, dict[str, list[tuple[Tensor, Tensor]]]] = {}
-    cases = []
-    for example, batch, reconstruction in reconstructions(network, loader, device):
-        images = {"zero-filled": batch.rescale(batch.zero_filled)[0]}
-        if baselines:
-            images |= reconstruct_classically(batch)
-        images["network"] = reconstruction
-        for method, image in images.items():
-            slices.setdefault(method, []).append(evaluate_slice(image, example.target))
-            pairs = volumes.setdefault(method, {}).setdefault(example.scan, [])
-            pairs.append((image[0], example.target[0]))
-        cases.append({**images, "reference": example.target})
-    scans = {
-        method: [_score_scan(pairs) for pairs in by_scan.values()]
-        for method, by_scan in volumes.items()
+    scans: dict[str, list[Scores]] = {}
+    by_scan = groupby(reconstructions(network, loader, device), lambda found: found[0].scan)
+    for _, members in by_scan:
+        pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for example, batch, reconstruction in members:
+            for method, image in _images(batch, reconstruction, baselines).items():
+                slices.setdefault(method, []).append(evaluate_slice(image, example.target))
+                pairs.setdefault(method, []).append((image[0], example.target[0]))
+        for method, both in pairs.items():
+            scans.setdefault(method, []).append(_score_scan(both))
+    # Kept from the start, the images of a large test set would fill the memory.
+    names = _pick(slices["network"])
+    places = sorted(set(names.values()))
+    again = reconstructions(network, loader, device, [loader.usable[place] for place in places])
+    shown = {
+        place: {**_images(batch, reconstruction, baselines), "reference": example.target}
+        for place, (example, batch, reconstruction) in zip(places, again, strict=True)
     }
-    return Evaluation(slices, scans, _pick(cases, slices["network"]))
+    examples = {name: shown[place] for name, place in names.items()}
+    return Evaluation(slices, scans, examples)
+
+
+def _images(batch: Batch, reconstruction: Tensor, baselines: bool) -> dict[str, Tensor]:
+    images = {"zero-filled": batch.rescale(batch.zero_filled)[0]}
+    if baselines:
+        images |= reconstruct_classically(batch)
+    return {**images, "network": reconstruction}
 
 
 @torch.no_grad()
 def reconstructions(
-    network: Network, loader: Loader, device: torch.device
+    network: Network,
+    loader: Loader,
+    device: torch.device,
+    indices: Sequence[int] | None = None,
 ) -> Iterator[tuple[Example, Batch, Tensor]]:
-    """Each example of a loader under its fixed mask, its batch, and the reconstruction.
+    """Each example of a loader, or some, under its fixed mask, its batch, and the reconstruction.
 
     The reconstruction is ``(maps, *space)`` in the units of the example's target, on the CPU.
     """
-    for example, batch in loader.fixed():
+    for example, batch in loader.fixed(indices):
         yield example, batch, batch.rescale(run_network(network, batch.to(device)).cpu())[0]
 
 
@@ -179,7 +193,7 @@ def _score_scan(pairs: list[tuple[Tensor, Tensor]]) -> Scores:
     return evaluate_scan(*(part.reshape(-1, *part.shape[-2:]) for part in (images, references)))
 
 
-def _pick(cases: list[dict[str, Tensor]], scores: list[Scores]) -> dict[str, dict[str, Tensor]]:
-    order = sorted(range(len(cases)), key=lambda number: scores[number]["psnr"])
-    places = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
-    return {name: cases[number] for name, number in places.items()}
+def _pick(scores: list[Scores]) -> dict[str, int]:
+    """Which places the worst, the median and the best PSNR have."""
+    order = sorted(range(len(scores)), key=lambda number: scores[number]["psnr"])
+    return {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}

@@ -32,8 +32,10 @@ def read_array(path: Path) -> np.ndarray:
         raise DataError(f"{path} cannot be read as .npy: {error}") from error
 
 
-def read_measurements(path: Path, checkpoint: Path) -> Measured:
+def read_measurements(path: Path, checkpoint: Path, format: str | None = None) -> Measured:
     """K-space of a ``.npy`` file as it is, or of a scan as the images of a checkpoint; mask, maps.
+
+    Of a file with several scans it is the first. The format is by default that of the training.
 
     Raises:
         DataError: if the file cannot be read; CheckpointError: if the checkpoint cannot.
@@ -41,7 +43,8 @@ def read_measurements(path: Path, checkpoint: Path) -> Measured:
     if path.suffix == ".npy":
         return read_array(path), None, None
     config = read_config(read_checkpoint(checkpoint), checkpoint)
-    return measurements(open_scan(path), config.data.items)
+    scan = open_scan(path, config.data.format if format is None else format)
+    return measurements(scan, config.data.items)
 
 
 def save_reconstruction(path: Path, image: Tensor, zero_filled: Tensor) -> list[Path]:

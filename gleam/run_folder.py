@@ -56,8 +56,20 @@ class RunFolder:
         return self.last.exists()
 
     def describe(self, scans: Mapping[str, Sequence[str]], iteration: int, **facts: Any) -> None:
-        """Write what a reader needs to repeat the run: seed, splits, and versions at each start."""
-        starts = json.loads(self._facts.read_text(encoding="utf-8"))["starts"]
+        """Write what a reader needs to repeat the run: seed, splits, and versions at each start.
+
+        Raises:
+            RunFolderError: if a run that goes on would see other scans than before.
+        """
+        before = json.loads(self._facts.read_text(encoding="utf-8"))
+        starts = before["starts"]
+        known = before.get("scans", {})
+        changed = [split for split in known if list(scans.get(split, [])) != known[split]]
+        if iteration and changed:
+            raise RunFolderError(
+                f"{self.path} cannot be resumed: there are other scans to {' and '.join(changed)} "
+                f"on than when it began, listed in {self._facts}; restore them, or start a new run"
+            )
         starts.append({"iteration": iteration, "versions": versions()})
         content = {**facts, "starts": starts, "scans": dict(scans)}
         _write(self._facts, json.dumps(content, indent=1))
@@ -97,7 +109,7 @@ class RunFolder:
         now = _flatten(dump_config(config))
         free = {"out", "device", "training.patience"}
         free |= {"training.validate_every", "training.save_every"}
-        free |= {"data.cache", "data.workers", "data.skip_bad"}
+        free |= {"data.cache", "data.skip_bad"}
         if config.training.schedule == "constant":
             free.add("training.iterations")
         keys = before.keys() | now.keys()

@@ -46,7 +46,7 @@ class TrainingResult:
         iteration: iterations done.
         psnr: best validation PSNR [dB], complex, mean over slices; NaN before the first.
         finished: False if the run was stopped by a signal and waits to be resumed.
-        skipped: with ``data.skip_bad``, the scans that could not be read, and why.
+        skipped: with ``data.skip_bad``, why scans were left out; each reason names its file.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class TrainingResult:
     iteration: int
     psnr: float
     finished: bool
-    skipped: dict[str, str]
+    skipped: tuple[str, ...]
 
 
 def train(
@@ -149,6 +149,8 @@ class _Trainer:
             training.accumulate,
             data.workers,
         )
+        if self.iteration and self.due(training.validate_every) and not self.validated:
+            display.validated(self.validate(records))  # a scan could not be read before
         while not (self.finished or stop.requested):
             result = self.step(batches, records)
             display.advance(self.iteration, result)
@@ -161,18 +163,24 @@ class _Trainer:
             display.say(f"stopped after iteration {self.iteration}; go on with --resume")
         elif self.iteration < training.iterations:
             display.say(f"stopped early: {self.worse} validations without a better PSNR")
-        for scan, reason in self.skipped.items():
-            display.say(f"left out {scan}: {reason}")
+        for reason in self.skipped:
+            display.say(f"left out: {reason}")
 
     @property
-    def skipped(self) -> dict[str, str]:
-        return {k: why for loader in self.loaders.values() for k, why in loader.skipped.items()}
+    def skipped(self) -> tuple[str, ...]:
+        return tuple(sorted(set().union(*(loader.skipped for loader in self.loaders.values()))))
 
     @property
     def finished(self) -> bool:
         training = self.config.training
         patient = training.patience is None or self.worse < training.patience
         return self.iteration >= training.iterations or not patient
+
+    @property
+    def validated(self) -> bool:
+        """Whether this iteration's validation is done."""
+        records = self.folder.records()
+        return any("psnr" in r and r["iteration"] == self.iteration for r in records)
 
     def due(self, every: int) -> bool:
         return self.iteration % every == 0 or self.finished

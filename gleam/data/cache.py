@@ -30,6 +30,10 @@ class Cache:
         self.nbytes = 0
         self._values: OrderedDict[Hashable, Sized] = OrderedDict()
 
+    def __reduce__(self) -> tuple[type[Cache], tuple[int]]:
+        """Sent to another process, it is empty."""
+        return Cache, (self.limit,)
+
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value kept under a key, or a new one."""
         if key in self._values:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -57,7 +57,7 @@ class Loader:
         skip_bad: leave out examples that cannot be read, see ``skipped``, instead of an error.
 
     Attributes:
-        skipped: why examples were left out, by scan.
+        skipped: why examples were left out; each reason names the file or scan.
     """
 
     def __init__(
@@ -74,13 +74,19 @@ class Loader:
         self.slab = slab
         self.mask_pool = mask_pool
         self.skip_bad = skip_bad
-        self.skipped: dict[str, str] = {}
+        self.skipped: set[str] = set()
+        self._bad: set[int] = set()
         self._draw_mask = draw_mask
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, shape in enumerate(source.shapes):
             groups.setdefault(tuple(shape), []).append(index)
         self._groups = list(groups.values())
         self._group_of = {index: group for group in self._groups for index in group}
+
+    @property
+    def usable(self) -> list[int]:
+        """Numbers of the examples not found to be bad so far."""
+        return [index for index in range(len(self.source)) if index not in self._bad]
 
     def training(self, iteration: int, batch_size: int = 1, accumulate: int = 1) -> list[Batch]:
         """The batches of one training iteration, counted from zero.
@@ -129,9 +135,13 @@ class Loader:
                 raise batches
             yield batches
 
-    def fixed(self) -> Iterator[tuple[Example, Batch]]:
-        """Every example once, all those of a scan under the mask that its name seeds."""
-        for index in range(len(self.source)):
+    def fixed(self, indices: Iterable[int] | None = None) -> Iterator[tuple[Example, Batch]]:
+        """Every example once, or some, all those of a scan under the mask that its name seeds.
+
+        Raises:
+            DataError: if an example cannot be read and ``skip_bad`` is not set, or none can.
+        """
+        for index in range(len(self.source)) if indices is None else indices:
             try:
                 example = self.source[index]
                 mask = self._draw_mask(example.space, stable_seed("mask", example.scan))
@@ -140,6 +150,8 @@ class Loader:
                 self._skip(index, error)
                 continue
             yield example, batch
+        if not self.usable:
+            raise DataError("; ".join(["no example can be used", *sorted(self.skipped)]))
 
     def _members(self, number: int, batch_size: int) -> list[int]:
         """Which examples make up a batch.
@@ -169,7 +181,8 @@ class Loader:
                 return self._undersampled(candidate, position)
             except DataError as error:
                 self._skip(candidate, error)
-        raise DataError(f"no example of shape {self.source.shapes[index]} can be read")
+        reasons = "; ".join(sorted(self.skipped))
+        raise DataError(f"no example of shape {self.source.shapes[index]} can be used; {reasons}")
 
     def _undersampled(self, index: int, position: int) -> Batch:
         example = self.source[index]
@@ -182,7 +195,8 @@ class Loader:
     def _skip(self, index: int, error: DataError) -> None:
         if not self.skip_bad:
             raise error
-        self.skipped[f"example {index}"] = str(error)
+        self.skipped.add(str(error))
+        self._bad.add(index)
 
     def _cut(self, example: Example, mask: Tensor, rows: int, position: int) -> Example:
         axis = example.readout()
@@ -209,7 +223,7 @@ class _Iterations(torch.utils.data.Dataset):
         self._loader = loader
         self._sizes = batch_size, accumulate
 
-    def __getitem__(self, number: int) -> tuple[list[Batch] | DataError, dict[str, str]]:
+    def __getitem__(self, number: int) -> tuple[list[Batch] | DataError, set[str]]:
         try:
             batches: list[Batch] | DataError = self._loader.training(number, *self._sizes)
         except DataError as error:

@@ -60,7 +60,7 @@ class ScanSource:
         estimate: makes coil maps, see :func:`gleam.data.estimate.estimate_maps`.
         sets: coil-map sets.
         calibration: central lines the maps are estimated from, or their share.
-        cache: bytes of examples to keep.
+        cache: where examples are kept; may be shared by several sources.
         skip_bad: leave scans out whose header cannot be used, see ``bad``, instead of an error.
 
     Attributes:
@@ -78,7 +78,7 @@ class ScanSource:
         items: str = "slices",
         sets: int = 1,
         calibration: int | float = 24,
-        cache: int = 2 * GIBIBYTE,
+        cache: Cache | None = None,
         skip_bad: bool = False,
     ) -> None:
         self.bad: dict[str, str] = {}
@@ -86,7 +86,7 @@ class ScanSource:
         self._estimate = estimate
         self._sets = sets
         self._calibration = calibration
-        self._cache = Cache(cache)
+        self._cache = Cache(2 * GIBIBYTE) if cache is None else cache
         self._items: list[_Item] = []
         self.scans: list[str] = []
         self.shapes: list[tuple[int, ...]] = []
@@ -98,7 +98,7 @@ class ScanSource:
                     raise
                 self.bad[str(scan.path)] = str(error)
         if not self._items:
-            raise DataError(f"no scan can be used: {list(self.bad.values()) or 'there are none'}")
+            raise DataError("; ".join(["no scan can be used", *self.bad.values()]))
 
     def __len__(self) -> int:
         """Number of examples in all scans."""
@@ -122,11 +122,6 @@ class ScanSource:
 
     def _add(self, scan: Scan) -> None:
         _check_kind(scan, self._kind)
-        if scan.undersampled:
-            raise DataError(
-                f"{scan.path} is undersampled, so there is no reference to learn from or to "
-                "compare with; reconstruct it with gleam reconstruct"
-            )
         slices, coils, *space = scan.shape
         space[-2] = rows_kept(scan)
         rows = [slice(n, n + 1) for n in range(slices) if n not in _empty(scan)]
@@ -142,6 +137,11 @@ class ScanSource:
         self.scans.append(scan.name)
 
     def _read(self, scan: Scan, part: slice) -> _Block:
+        if scan.undersampled:  # found out here: for some formats it takes the samples
+            raise DataError(
+                f"{scan.path} is undersampled, so there is no reference to learn from or to "
+                "compare with; reconstruct it with gleam reconstruct"
+            )
         kspace = _checked(self._samples(scan, part), scan, "kspace", part)
         if not kspace.abs().any():
             raise DataError(f"{_place(scan, 'kspace', part)}: all samples are zero")
@@ -163,7 +163,7 @@ class ScanSource:
         return _Block(kspace, maps, target)
 
     def _samples(self, scan: Scan, part: slice) -> np.ndarray:
-        if not scan.whole:
+        if not scan.whole or part == slice(0, scan.shape[0]):
             return scan.kspace(part)
         return self._cache.get((scan.path, scan.name), scan.kspace)[part]
 
@@ -265,7 +265,8 @@ def _acquired(scan: Scan) -> Tensor | None:
 
 
 def _from_numpy(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.require(values, np.complex64, ["C", "W"]))
+    own = values if values.base is None else values.copy()  # a view would keep a whole scan alive
+    return torch.from_numpy(np.require(own, np.complex64, ["C", "W"]))
 
 
 def _checked(values: np.ndarray, scan: Scan, key: str, part: slice) -> Tensor:

@@ -54,7 +54,11 @@ def _listed(folder: Path, format: str, bad: dict[Path, str] | None) -> dict[str,
         scans: dict[str, Scan] = {}
         for pattern in patterns:
             for scan in _matching(folder, pattern, format, bad):
-                scans[scan.name] = scan
+                other = scans.setdefault(scan.name, scan)
+                if other.path != scan.path:
+                    raise DataError(
+                        f"{other.path} and {scan.path} have one name, {scan.name}: rename one"
+                    )
         splits[name] = list(scans.values())
     return splits
 
@@ -67,12 +71,17 @@ def _read_list(path: Path) -> dict[str, Any]:
     fits = isinstance(content, dict) and set(content) <= set(SPLITS)
     for entries in content.values() if fits else ():
         words = [entries] if isinstance(entries, str) else entries
-        fits = fits and isinstance(words, list) and all(isinstance(w, str) for w in words)
+        fits = fits and isinstance(words, list) and words != [] and all(map(_is_pattern, words))
     if not fits:
         raise DataError(
-            f"{path} must map {', '.join(SPLITS)} to files, folders or patterns, got {content!r}"
+            f"{path} must map {', '.join(SPLITS)} to files, folders or patterns, at least one "
+            f"each, relative to the folder that it lies in; got {content!r}"
         )
     return content
+
+
+def _is_pattern(word: object) -> bool:
+    return isinstance(word, str) and word != "" and not Path(word).is_absolute()
 
 
 def _matching(folder: Path, pattern: str, format: str, bad: dict[Path, str] | None) -> list[Scan]:

@@ -244,7 +244,7 @@ def test_the_settings_of_the_demonstration_are_valid_and_greedy():
 
 def test_a_demonstration_that_was_stopped_evaluates_nothing(tmp_path: Path, monkeypatch):
     paths = (tmp_path, tmp_path / "best.pt", tmp_path / "last.pt")
-    stopped = TrainingResult(*paths, 3, 0.0, False, {})
+    stopped = TrainingResult(*paths, 3, 0.0, False, ())
     monkeypatch.setattr(gleam.demo, "train", lambda *_, **__: stopped)
     monkeypatch.setattr(gleam.demo, "evaluate", lambda *_, **__: pytest.fail("was evaluated"))
     gleam.demo.run_demo(tmp_path, 0, False, Console(quiet=True))

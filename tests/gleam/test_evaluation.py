@@ -120,7 +120,7 @@ def test_fixed_masks_have_the_acceleration_of_the_run(best: Path, monkeypatch):
 
     monkeypatch.setattr(gleam.evaluation, "reconstructions", watch)
     gleam.evaluate(best, device="cpu")
-    assert found == [2.0, 2.0]
+    assert set(found) == {2.0}
 
 
 def test_examples_are_the_worst_the_median_and_the_best(best: Path, folder: Path):

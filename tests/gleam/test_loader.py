@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -258,15 +259,35 @@ def test_bad_examples_are_replaced_and_listed_when_they_are_to_be_skipped():
     one = loader(source, skip_bad=True)
     found = [n for i in range(5) for n in which_of(source, one.training(i)[0], [0, 2, 4])]
     assert sorted(found) == [0, 2, 2, 4, 4]  # 1 becomes 2, 3 becomes 4
-    assert sorted(one.skipped.values()) == ["scan 1 is damaged", "scan 3 is damaged"]
+    assert sorted(one.skipped) == ["scan 1 is damaged", "scan 3 is damaged"]
     assert [example.scan for example, _ in one.fixed()] == ["scan-0", "scan-2", "scan-4"]
 
 
-def test_nothing_but_bad_examples_is_an_error():
+def test_nothing_but_bad_examples_is_an_error_that_says_why():
     source = Damaged(2, 1, (32, 36))
     source.bad = (0, 1)
-    with pytest.raises(DataError, match="no example of shape"):
+    with pytest.raises(DataError, match=r"no example of shape .* scan 0 is damaged"):
         loader(source, skip_bad=True).training(0)
+    with pytest.raises(DataError, match="no example can be used; scan 0 is damaged; scan 1"):
+        list(loader(source, skip_bad=True).fixed())
+
+
+def test_examples_may_differ_in_what_was_acquired():
+    source = scans(2)
+    rows = torch.ones(32, 1)
+    rows[25:] = 0
+    source.examples[1] = replace(source.examples[1], acquired=rows)
+    batch = loader(source).training(0, 2)[0]
+    assert batch.mask.shape == (2, 1, 32, 36)
+    place = which(source, batch).index(1)
+    assert not batch.mask[place, 0, 25:].any()
+    assert batch.mask[1 - place, 0, 25:].any()
+    assert torch.equal(batch.kspace, batch.kspace * batch.mask)
+
+
+def test_some_examples_can_be_asked_for():
+    found = [example.scan for example, _ in loader(scans(4)).fixed([3, 1])]
+    assert found == ["scan-3", "scan-1"]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -284,7 +305,7 @@ def test_errors_and_skipped_scans_come_back_from_workers():
         list(loader(source).stream(0, 5, workers=1))
     one = loader(source, skip_bad=True)
     assert len(list(one.stream(0, 5, workers=1))) == 5
-    assert sorted(one.skipped.values()) == ["scan 1 is damaged", "scan 3 is damaged"]
+    assert sorted(one.skipped) == ["scan 1 is damaged", "scan 3 is damaged"]
 
 
 class Interrupted(Scans):

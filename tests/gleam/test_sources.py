@@ -1,5 +1,6 @@
 """Scans become examples: slices, volumes, frames and cines, maps, targets, what is refused."""
 
+import pickle
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from gleam.data import DataError, Scan, ScanSource, SimulatedSubject
+from gleam.data.cache import Cache
 from gleam.data.estimate import estimate_maps
 from gleam.data.scan import EVERYTHING
 from gleam.data.sources import measurements
@@ -292,7 +294,7 @@ def test_samples_are_read_when_asked_for_and_then_kept():
     for index in (2, 0, 2, 2):
         one[index]
     assert scan.reads == [slice(2, 3), slice(0, 1)]
-    forgetful = source(scan, cache=1)
+    forgetful = source(scan, cache=Cache(1))
     scan.reads.clear()
     for _ in range(2):
         forgetful[0]
@@ -305,6 +307,29 @@ def test_scans_that_are_read_whole_are_read_once():
     for index in range(3):
         assert np.array_equal(one[index].kspace.numpy(), scan._kspace[index])
     assert scan.reads == [EVERYTHING]
+
+
+def test_a_slice_does_not_keep_the_whole_scan_alive():
+    target = normal(3, 1, 16, 20, seed=8).numpy()
+    example = source(static(whole=True, target=target))[1]
+    for part in (example.kspace, example.maps, example.target):
+        assert part.untyped_storage().nbytes() == part.nbytes
+
+
+def test_a_scan_of_one_item_is_kept_once():
+    for items, count in (("volumes", 3), ("slices", 1)):
+        cache = Cache(10**9)
+        example = source(static(count, whole=True), items=items, cache=cache)[0]
+        assert cache.nbytes == example.kspace.nbytes + example.maps.nbytes
+
+
+def test_a_cache_can_be_shared_and_travels_empty():
+    cache = Cache(10**9)
+    for seed in (1, 2):
+        source(static(1, seed=seed), cache=cache)[0]
+    assert cache.nbytes == 2 * (2 + 2) * 16 * 20 * 8
+    sent = pickle.loads(pickle.dumps(cache))
+    assert (sent.limit, sent.nbytes) == (10**9, 0)
 
 
 def test_the_settings_of_the_estimate_reach_it():

@@ -51,6 +51,12 @@ def test_a_scan_that_two_patterns_match_is_there_once(tmp_path: Path):
     assert names(listed(tmp_path, train=["a.h5", "*.h5"])) == {"train": ["a", "b"]}
 
 
+def test_scans_of_one_name_in_a_split_are_refused(tmp_path: Path):
+    put(tmp_path, "a.h5", "a.hdf5")
+    message = refusal(listed(tmp_path, train=["a.h5", "a.hdf5"]))
+    assert message.endswith("have one name, a: rename one")
+
+
 def test_a_scan_of_one_name_in_two_splits_is_refused(tmp_path: Path):
     put(tmp_path, "train/a.h5", "test/a.h5")
     message = refusal(tmp_path)
@@ -79,6 +85,9 @@ def test_a_link_to_a_scan_of_another_split_is_refused(tmp_path: Path):
         ("training: [a.h5]", "must map train, validate, test to"),
         ("[a.h5]", "must map train, validate, test to"),
         ("train: [1]", "must map train, validate, test to"),
+        ("train: []", "at least one each"),
+        ("train: ['']", "at least one each"),
+        ("train: /data/a.h5", "relative to the folder that it lies in"),
         ("train: [", "cannot be read"),
         ("train: [none.h5]", "nothing in .* matches 'none.h5'"),
     ],

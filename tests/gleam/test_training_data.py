@@ -9,6 +9,7 @@ import pytest
 
 import gleam
 from gleam.data import DataError, write_scan
+from gleam.run_folder import RunFolderError
 from tests.gleam import tiny
 from tests.helpers import normal
 
@@ -77,11 +78,37 @@ def test_workers_change_nothing(tmp_path: Path, workers: int):
     tiny.assert_same_run(tmp_path / "with", tmp_path / "without")
 
 
-def test_the_number_of_workers_may_change_when_a_run_is_resumed(tmp_path: Path):
-    tiny.train(tmp_path / "parts", data={"workers": 1}, **{"training.iterations": 2})
-    tiny.train(tmp_path / "parts", resume=True)
-    tiny.train(tmp_path / "whole")
-    tiny.assert_same_run(tmp_path / "parts", tmp_path / "whole")
+def test_a_run_does_not_go_on_with_other_scans(tmp_path: Path):
+    put(tmp_path / "data", train=2, validate=2)
+    data = {"path": tmp_path / "data"}
+    tiny.train(tmp_path / "run", data=data, **{"training.iterations": 2})
+    moved = tmp_path / "data" / "validate" / "validate1.h5"
+    moved.rename(tmp_path / "data" / "train" / "validate1.h5")
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(RunFolderError, match="other scans to train and validate on"):
+        tiny.train(tmp_path / "run", data=data, resume=True)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_a_validation_that_could_not_read_a_scan_is_made_up_for(tmp_path: Path):
+    put(tmp_path / "data", train=2, validate=2)
+    data = {"path": tmp_path / "data"}
+    tiny.train(tmp_path / "whole", data=data)
+    spoilt = tmp_path / "data" / "validate" / "validate1.h5"
+    good = spoilt.read_bytes()
+    spoil(spoilt)
+    with pytest.raises(DataError, match="saved after iteration 2"):
+        tiny.train(tmp_path / "run", data=data)
+    spoilt.write_bytes(good)
+    tiny.train(tmp_path / "run", data=data, resume=True)
+    tiny.assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_validation_split_without_a_good_scan_is_an_error(tmp_path: Path):
+    put(tmp_path / "data", train=2, validate=1)
+    spoil(tmp_path / "data" / "validate" / "validate0.h5")
+    with pytest.raises(DataError, match=r"no example can be used; .*validate0\.h5.*NaN"):
+        tiny.train(tmp_path / "run", data={"path": tmp_path / "data", "skip_bad": True})
 
 
 def test_a_scan_in_two_splits_is_refused_before_anything_is_written(tmp_path: Path):
@@ -134,9 +161,9 @@ def test_bad_scans_are_left_out_and_listed_at_the_end(
     assert result.finished
     bad = ("train1.h5", "validate0.h5", "cut.h5", "cine.h5")
     for name in bad:
-        assert sum(name in reason for reason in result.skipped.values()) == 1
+        assert sum(name in reason for reason in result.skipped) == 1
     printed = capsys.readouterr().out
-    assert printed.count("left out ") == len(bad) == len(result.skipped)
+    assert printed.count("left out: ") == len(bad) == len(result.skipped)
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert len(facts["scans"]["train"]) == 4  # those whose header can be read
 
