@@ -60,7 +60,8 @@ def prepare(
     """Make raw scans ready for training: prewhitened, compressed, with coil maps and targets.
 
     Stop it at any time (Ctrl-C, or even kill -9) and run it again: what is done is skipped. A
-    file that cannot be used is listed at the end and the others are prepared all the same.
+    file that cannot be used is listed at the end and the others are prepared all the same. Coil
+    maps and targets that come with a file (SKM-TEA, NIfTI) are estimated anew.
     """
     from gleam.data.prepare import PrepareSettings
     from gleam.data.prepare import prepare as prepare_scans

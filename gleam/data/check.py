@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,12 +13,16 @@ import numpy as np
 from gleam.data.hdf5 import contents
 from gleam.data.oversampling import rows_kept
 from gleam.data.readers import find_scans
+from gleam.data.readers.nifti import NiftiScan
 from gleam.data.readers.prepared import PreparedScan, verify
 from gleam.data.scan import EVERYTHING, DataError, Scan, check_shape
 from gleam.data.splits import LIST, SPLITS, scans_of_splits
 from gleam.data.workers import cores, run_jobs
 
-LOST = "a worker was killed, as happens for lack of memory; run it again with fewer workers"
+LOST = (
+    "the process that read it was killed, even with no other beside it, as happens for lack of "
+    "memory or if the file is damaged"
+)
 FIRST = slice(0, 1)
 SHOWN = 5  # slices that a problem lists
 
@@ -33,7 +38,8 @@ class Checked:
         split: that it belongs to; empty if the data set has none.
         shape: of its k-space; empty if that could not be read.
         problems: what is wrong, one sentence each.
-        content: hash of the k-space.
+        content: hash of the k-space, or of a file from which it is simulated; empty if not all of
+            it could be read.
     """
 
     name: str
@@ -101,15 +107,15 @@ def inspect(scan: Scan, split: str = "") -> Checked:
         found = replace(found, shape=check_shape(scan.shape, str(scan.path)))
     except Exception as error:
         return replace(found, problems=(said(error),))
-    digest = hashlib.blake2b(repr(found.shape).encode(), digest_size=16)
     problems: list[str] = []
-    for step in (_kspace(scan, digest.update), _images(scan), _rest(scan)):
+    content: list[str] = []
+    for step in (_kspace(scan, content.append), _images(scan), _rest(scan)):
         try:
             problems += step
         except Exception as error:  # whatever is wrong with one part, the others are read
             problems.append(said(error))
     unique = tuple(dict.fromkeys(problems))
-    return replace(found, problems=unique, content=digest.hexdigest())
+    return replace(found, problems=unique, content="".join(content))
 
 
 def _inspect_job(job: tuple[Scan, str]) -> Checked:
@@ -123,17 +129,28 @@ def _splits(folder: Path, format: str, bad: dict[Path, str]) -> list[tuple[str, 
     return [("", find_scans(folder, format, bad))]
 
 
-def _kspace(scan: Scan, add: Callable[[memoryview], None]) -> Iterator[str]:
-    """Problems of the samples, which are handed on as bytes."""
+def _kspace(scan: Scan, finish: Callable[[str], None]) -> Iterator[str]:
+    """Problems of the samples, whose hash is handed on if all of them could be read."""
+    digest = hashlib.blake2b(repr(scan.shape).encode(), digest_size=16)
     infinite, empty = [], []
     for number, samples in _slices(scan, "kspace", scan.kspace, scan.shape):
         if samples.dtype != np.complex64:
             raise DataError(f"{scan.path}, kspace: expected complex64, got {samples.dtype}")
         infinite += [] if np.isfinite(samples).all() else [number]
         empty += [] if samples.any() else [number]
-        add(np.ascontiguousarray(samples).view(np.uint8).data)
+        digest.update(np.ascontiguousarray(samples).view(np.uint8).data)
+    finish(_hash_of_file(scan.path) if isinstance(scan, NiftiScan) else digest.hexdigest())
     yield from _listed(scan, "kspace", infinite, "holds NaN or infinity")
     yield from _listed(scan, "kspace", empty, "all samples are zero")
+
+
+def _hash_of_file(path: Path) -> str:
+    """Of what is in a NIfTI file: its phase and noise come from the scan's name."""
+    digest = hashlib.blake2b(digest_size=16)
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _images(scan: Scan) -> Iterator[str]:
@@ -224,7 +241,7 @@ def _with_leaks(found: list[Checked]) -> list[Checked]:
         other = first.setdefault(scan.content, scan) if scan.content else scan
         if other is not scan and (not scan.split or scan.split != other.split):
             place = f" in {other.split}" if other.split else ""
-            leak = f"{scan.path}: the same k-space as {other.path}{place}, which would leak"
+            leak = f"{scan.path}: the same data as {other.path}{place}, which would leak"
             scan = replace(scan, problems=(*scan.problems, leak))
         result.append(scan)
     return result

@@ -16,6 +16,8 @@ from gleam.data.scan import DataError
 
 SUFFIXES = (".h5", ".hdf5", ".mat")
 REMEMBERED = 4096  # files whose contents are known without another look
+# What h5py raises for damaged files, many of which can be opened.
+DAMAGED = (OSError, RuntimeError, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -37,24 +39,25 @@ class Contents:
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """The open file, for reading.
+    """The open file, for reading; whatever goes wrong with it until it is closed is a DataError.
 
     Raises:
-        DataError: if it is missing, truncated or no HDF5 file.
+        DataError: if it is missing, truncated, damaged or no HDF5 file.
     """
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except DataError:
+        raise
+    except DAMAGED as error:
         raise DataError(f"{path} is not a readable HDF5 file: {error}") from error
-    with file:
-        yield file
 
 
 def contents(path: Path) -> Contents:
     """What the file holds; an unchanged file is opened only once for that.
 
     Raises:
-        DataError: if it is missing, truncated or no HDF5 file.
+        DataError: if it is missing, truncated, damaged or no HDF5 file.
     """
     try:
         stat = path.stat()
@@ -122,7 +125,7 @@ def read(data: h5py.Dataset, path: Path, selection: Any = ()) -> np.ndarray:
     """
     try:
         return np.asarray(data[selection])
-    except (OSError, IndexError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         place = f"{data.name.lstrip('/')}{_shown(selection)}"
         raise DataError(f"{path}, {place} cannot be read: {error}") from error
 
@@ -143,7 +146,8 @@ def read_complex(path: Path, key: str, selection: Any = ()) -> np.ndarray:
 @lru_cache(maxsize=REMEMBERED)
 def _contents(path: Path, _version: tuple[int, ...]) -> Contents:
     with opened(path) as file:
-        items = {name: file.get(name) for name in file}
+        # names that are no UTF-8 come as bytes
+        items = {str(name): file.get(name) for name in file}
         datasets = {n: item for n, item in items.items() if isinstance(item, h5py.Dataset)}
         return Contents(
             {name: data.shape for name, data in datasets.items()},

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from gleam.data.scan import Scan
+from gleam.data.scan import DataError, Scan
 
 
 def rows_kept(scan: Scan) -> int:
-    """Length of y without the oversampling that ``header["oversampling"]`` states."""
-    return round(scan.shape[-2] / float(scan.header.get("oversampling", 1)))  # type: ignore[arg-type]
+    """Length of y without the oversampling that ``header["oversampling"]`` states.
+
+    Raises:
+        DataError: if that is no number, or leaves no row or more than there are.
+    """
+    rows, factor = scan.shape[-2], scan.header.get("oversampling", 1)
+    kept = rows / factor if isinstance(factor, int | float) and 0 < factor < math.inf else 0.0
+    if not 0.5 < kept < rows + 0.5:
+        raise DataError(
+            f"{scan.path}, header: oversampling must be a factor from 1 to {rows}, the length of y,"
+            f" got {factor!r}"
+        )
+    return round(kept)
 
 
 def acquired_kept(scan: Scan) -> np.ndarray | None:

@@ -19,7 +19,7 @@ from gleam.data.prepare_scan import (
     prepare_scan,
     record,
 )
-from gleam.data.readers import find_scans, open_scan
+from gleam.data.readers import find_scans, scans_in
 from gleam.data.readers.prepared import PreparedScan
 from gleam.data.scan import DataError, Scan, check_shape
 from gleam.data.workers import cores, run_jobs
@@ -115,8 +115,7 @@ def _scans(source: Path, format: str, bad: dict[Path, str]) -> list[Scan]:
     if source.is_dir():
         return find_scans(source, format, bad)
     try:
-        scan = open_scan(source, format)
-        return list(scan.all_of(source, scan.name))
+        return scans_in(source, format)
     except DataError as error:
         bad[source] = str(error)
         return []

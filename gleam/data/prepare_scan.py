@@ -40,6 +40,8 @@ ENDS = 2**16  # bytes at each end of a source file that tell it from another
 class PrepareSettings:
     """How scans are prepared.
 
+    Coil maps and targets that come with a file, as in SKM-TEA and NIfTI, are estimated anew.
+
     Attributes:
         maps: method that coil maps are estimated by, a name in
             :data:`physics.calibration.MAP_METHODS`.
@@ -236,6 +238,7 @@ def _samples(scan: Scan) -> Tensor:
 
 
 def _covariance(job: Job) -> Tensor | None:
+    """Of the noise, up to a factor: noise may be measured with another bandwidth than the image."""
     if job.covariance is not None:
         return torch.from_numpy(job.covariance)
     noise = job.scan.noise()

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import torch
@@ -33,14 +33,16 @@ def run_jobs(
 
     A single worker is this process. More are new processes, so a script that gets here must guard
     its start by ``if __name__ == "__main__"``. If this process is interrupted or killed, the
-    workers end at once, wherever they are.
+    workers end at once, wherever they are. If a worker dies, the jobs that may have killed it are
+    repeated, each alone in a process, and the others go on.
 
     Args:
         function: of the top level of a module; jobs and results can be pickled.
         jobs: its arguments.
         workers: how many processes at most.
         done: called in this process with the number of a job and its result, in the order in
-            which they finish; with None if its process died, as for lack of memory.
+            which they finish; with None if its process died even when the job ran alone, as for
+            lack of memory.
 
     Raises:
         ValueError: if there is to be no worker.
@@ -54,25 +56,44 @@ def run_jobs(
             for number, job in enumerate(jobs):
                 done(number, function(job))
         return
+    left = list(range(len(jobs)))
+    while left:
+        left = _run_pool(function, jobs, left, workers, done)
+        # Jobs start in order, so those that ran when a worker died are among the first ones left.
+        for number in left[:workers]:
+            if _run_pool(function, jobs, [number], 1, done):
+                done(number, None)
+        left = left[workers:]
+
+
+def _run_pool(
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    numbers: Sequence[int],
+    workers: int,
+    done: Callable[[int, Result | None], None],
+) -> list[int]:
+    """Run the jobs of these numbers in new processes until one of them dies; those left then."""
+    left = list(numbers)
+    futures: dict[Future[Result], int] = {}
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start)
     try:
-        numbers = {pool.submit(function, job): number for number, job in enumerate(jobs)}
-        for future in as_completed(numbers):
-            done(numbers[future], _result(future))
+        with suppress(BrokenProcessPool):
+            for number in numbers:
+                futures[pool.submit(function, jobs[number])] = number
+        for future in as_completed(futures):
+            with suppress(BrokenProcessPool):
+                result = future.result()
+                left.remove(futures[future])
+                done(futures[future], result)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()
             worker.join()
-
-
-def _result(future: Future[Result]) -> Result | None:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return None
+    return left
 
 
 @contextmanager

@@ -1,6 +1,10 @@
 """What is wrong with a data set, one defect at a time, in files written byte by byte."""
 
+import gzip
+import json
+import math
 import shutil
+import sys
 from pathlib import Path
 
 import h5py
@@ -9,13 +13,16 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+import gleam.cli
 from gleam.data.check import Checked, check, inspect
+from gleam.data.oversampling import rows_kept
 from gleam.data.prepare import prepare
 from gleam.data.readers.prepared import PreparedScan
 from gleam.data.scan import EVERYTHING, DataError
 from gleam.data_commands import check as command
 from tests.gleam.raw import SIZE, put, raw_kspace
 from tests.gleam.readers.layouts import normal, write_bart, write_fastmri, write_skm_tea
+from tests.gleam.readers.layouts_more import write_nifti
 
 
 def found(folder: Path, workers: int = 1) -> dict[str, str]:
@@ -105,6 +112,25 @@ def test_parts_are_checked_on_the_grid_without_oversampling(tmp_path: Path):
         assert bool(inspect(scan).problems) == bool(problem)
 
 
+@pytest.mark.parametrize("factor", [0, -2, 0.5, 1e9, 1e-320, math.inf, math.nan, None, "2", [2.0]])
+def test_oversampling_must_be_a_factor_that_leaves_rows(tmp_path: Path, factor: object):
+    path = put(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["header"] = json.dumps({"oversampling": factor})
+    message = f"{path}, header: oversampling must be a factor from 1 to 40, the length of y, got "
+    with pytest.raises(DataError, match=message):
+        rows_kept(PreparedScan(path))
+    assert message in "; ".join(inspect(PreparedScan(path)).problems)
+
+
+@pytest.mark.parametrize(("factor", "rows"), [(1, 40), (0.9999, 40), (1.3, 31), (2, 20), (40, 1)])
+def test_rows_that_are_kept_are_rounded(tmp_path: Path, factor: float, rows: int):
+    path = put(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["header"] = json.dumps({"oversampling": factor})
+    assert rows_kept(PreparedScan(path)) == rows
+
+
 def test_masks_and_noise_must_make_sense(tmp_path: Path):
     half = np.full((1, SIZE[1]), 0.5)
     assert "acquired: expected 0 and 1" in wrong(put(tmp_path / "a.h5", acquired=half))
@@ -140,17 +166,23 @@ def test_files_that_cannot_be_opened_are_listed(tmp_path: Path):
         assert "not a readable HDF5 file" in problems[name]
 
 
-def test_a_file_whose_samples_are_cut_off_is_found(tmp_path: Path):
-    path = put(tmp_path / "a.h5")
+def cut_off(path: Path, seed: int = 0) -> Path:
+    """A file whose second slice cannot be read."""
+    put(path)
     with h5py.File(path, "r+") as file:
         del file["kspace"]
         data = file.create_dataset("kspace", (2, 4, *SIZE), np.complex64, chunks=(1, 4, *SIZE),
                                    compression="gzip")  # fmt: skip
-        data[:] = raw_kspace()
+        data[:] = raw_kspace(seed=seed)
         place = data.id.get_chunk_info(1)
     with open(path, "r+b") as raw:
         raw.seek(place.byte_offset)
         raw.write(bytes(place.size))
+    return path
+
+
+def test_a_file_whose_samples_are_cut_off_is_found(tmp_path: Path):
+    path = cut_off(tmp_path / "a.h5")
     assert "kspace[1:2] cannot be read" in wrong(path)
 
 
@@ -203,18 +235,41 @@ def test_the_same_kspace_in_two_splits_is_found_under_any_name(tmp_path: Path):
     }  # fmt: skip
     leak = put(tmp_path / "test" / "e.h5", raw_kspace(seed=1), maps=normal(2, 1, 4, *SIZE))
     assert found(tmp_path) == {
-        "e": f"{leak}: the same k-space as {tmp_path / 'train' / 'a.h5'} in train, which would leak"
+        "e": f"{leak}: the same data as {tmp_path / 'train' / 'a.h5'} in train, which would leak"
     }
     leak.rename(tmp_path / "test" / "a.h5")
     with pytest.raises(DataError, match="a is in two splits"):
         check(tmp_path)
 
 
+def test_files_that_cannot_be_read_are_not_said_to_be_the_same(tmp_path: Path):
+    for name in ("a", "b"):
+        cut_off(tmp_path / f"{name}.h5")
+    for problem in found(tmp_path).values():
+        assert "kspace[1:2] cannot be read" in problem
+        assert "which would leak" not in problem
+
+
+def test_copies_of_an_image_are_found_whatever_is_simulated_for_their_names(tmp_path: Path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+    original, packed = tmp_path / "train" / "a.nii", tmp_path / "test" / "b.nii.gz"
+    write_nifti(original)
+    packed.write_bytes(gzip.compress(original.read_bytes()))
+    shutil.copy(original, tmp_path / "train" / "again.nii")
+    write_nifti(tmp_path / "test" / "other.nii", np.arange(1000.0).reshape(10, 10, 10))
+    assert found(tmp_path) == {
+        "b": f"{packed}: the same data as {original} in train, which would leak"
+    }
+    shutil.copy(original, tmp_path / "test" / "c.nii")
+    assert found(tmp_path).keys() == {"b", "c"}
+
+
 def test_without_splits_no_kspace_may_be_there_twice(tmp_path: Path):
     put(tmp_path / "a.h5")
     put(tmp_path / "b.h5")
     assert found(tmp_path) == {
-        "b": f"{tmp_path / 'b.h5'}: the same k-space as {tmp_path / 'a.h5'}, which would leak"
+        "b": f"{tmp_path / 'b.h5'}: the same data as {tmp_path / 'a.h5'}, which would leak"
     }
 
 
@@ -255,3 +310,16 @@ def test_the_command_prints_a_table_and_its_exit_code_tells(tmp_path: Path):
     assert result.exit_code == 1
     assert "holds NaN" in result.output
     assert f"1 of 3 scans in {tmp_path} are fine" in result.output
+
+
+def test_a_scan_in_two_splits_is_one_line_and_an_exit_code(tmp_path: Path, monkeypatch, capsys):
+    for split in ("train", "test"):
+        put(tmp_path / split / "a.h5")
+    monkeypatch.setattr(sys, "argv", ["gleam", "check", str(tmp_path), "--workers", "1"])
+    with pytest.raises(SystemExit) as end:
+        gleam.cli.main()
+    assert end.value.code == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: the scan a is in two splits, which would leak: ")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""

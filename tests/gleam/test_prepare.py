@@ -230,6 +230,16 @@ def test_a_covariance_that_fits_no_scan_is_said(tmp_path: Path):
         prepare(tmp_path / "a.h5", tmp_path / "out", covariance=np.ones(3))
 
 
+def test_the_scans_of_one_file_are_named_as_those_of_a_folder(tmp_path: Path):
+    path = tmp_path / "raw" / "knee.h5"
+    path.parent.mkdir()
+    write_skm_tea(path, [raw_kspace(), raw_kspace(seed=1)])
+    for source in (path, path.parent):
+        found = prepare(source, tmp_path / "out", workers=1)
+        assert [scan.name for scan in found] == ["knee-echo1", "knee-echo2"]
+    assert {scan.status for scan in found} == {"skipped"}
+
+
 def test_raw_files_are_never_replaced(tmp_path: Path):
     raw = put(tmp_path / "raw" / "a.h5")
     before = raw.read_bytes()

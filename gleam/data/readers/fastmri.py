@@ -59,7 +59,7 @@ class FastmriScan(Scan):
         rows, columns = self.shape[-2:]
         facts: dict[str, Fact] = {
             "acquisition": "2D",
-            "oversampling": encoded["x"] / image["x"],
+            "oversampling": max(1.0, encoded["x"] / image["x"]),
             "voxel_size": [image["z"], encoded["x"] / rows, encoded["y"] / columns],
         }
         name = contents(self.path).attributes.get("acquisition")

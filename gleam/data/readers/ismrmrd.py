@@ -13,6 +13,7 @@ import torch
 from gleam.data.hdf5 import dataset, keys_of, opened, read
 from gleam.data.readers.ismrmrd_header import MrdHeader, parse_header
 from gleam.data.readers.ismrmrd_layout import Layout, plan
+from gleam.data.readers.sampling import without_constant_axes
 from gleam.data.scan import EVERYTHING, DataError, Fact, Scan, check_shape
 from physics.fourier import ifft
 
@@ -58,8 +59,8 @@ class IsmrmrdScan(Scan):
 
     @property
     def whole(self) -> bool:
-        """True if 3D: every slice along the readout needs all acquisitions."""
-        return self._layout.is_3d
+        """True if 3D, as every slice along the readout needs all acquisitions, or interleaved."""
+        return self._layout.is_3d or self._layout.interleaved
 
     @cached_property
     def header(self) -> dict[str, Fact]:
@@ -116,10 +117,7 @@ class IsmrmrdScan(Scan):
         mask = mask if len(self.shape) == 5 else mask[0]
         if mask.all():
             return None
-        for axis in range(mask.ndim):
-            first_one = mask.take([0], axis)
-            mask = first_one if (mask == first_one).all() else mask
-        return mask.astype(np.float32)
+        return without_constant_axes(mask).astype(np.float32)
 
     @cached_property
     def undersampled(self) -> bool:

@@ -65,6 +65,12 @@ class Layout:
         return self.sizes[0] // 2 - echo + first
 
     @property
+    def interleaved(self) -> bool:
+        """Whether most acquisitions between the first and the last of a slice are of others."""
+        rows = self.rows[self.places[0] == 0]
+        return bool(rows[-1] - rows[0] + 1 > 2 * len(rows))
+
+    @property
     def undersampled(self) -> bool:
         """Whether lines are missing inside the part of k-space that was acquired."""
         return sampling(self.lines[None])[1]

@@ -69,7 +69,10 @@ class MridataFseScan(Scan):
     def acquired(self) -> np.ndarray | None:
         """Where there are lines, float32 ``(ky, 1)``; None if everywhere."""
         found = self._stack.acquired()
-        return None if found is None else found.swapaxes(-1, -2)
+        if found is None:
+            return None
+        lines = found.max(axis=-2, keepdims=True)  # the readout, transformed, has no holes
+        return None if lines.all() else lines.swapaxes(-1, -2)
 
     @cached_property
     def undersampled(self) -> bool:

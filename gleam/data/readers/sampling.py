@@ -57,10 +57,11 @@ def sampling(samples: np.ndarray) -> tuple[np.ndarray | None, bool]:
         there |= holes
     if there.all() or not there.any():
         return None, undersampled
-    return _without_constant_axes(there).astype(np.float32), undersampled
+    return without_constant_axes(there).astype(np.float32), undersampled
 
 
-def _without_constant_axes(mask: np.ndarray) -> np.ndarray:
+def without_constant_axes(mask: np.ndarray) -> np.ndarray:
+    """The same mask, size 1 on axes along which it does not vary."""
     for axis in range(mask.ndim):
         first = mask.take([0], axis)
         mask = first if (mask == first).all() else mask

@@ -59,6 +59,12 @@ def test_the_image_without_oversampling_is_that_of_the_file(tmp_path: Path):
     assert np.allclose(images[:, 8 - rows // 2 : 8 + rows // 2], wanted, rtol=1e-5)
 
 
+def test_a_field_of_view_that_was_not_encoded_cuts_nothing(tmp_path: Path):
+    xml = fastmri_header(16, 12).replace("<x>7.0</x>", "<x>3.0</x>")
+    path = write_fastmri(tmp_path / "a.h5", normal(2, 4, 16, 12), header=xml)
+    assert FastmriScan(path).header["oversampling"] == 1
+
+
 @pytest.mark.parametrize("padding", [(2, 1), (0, 3), (4, 4), (1, 0)])
 def test_columns_outside_the_encoding_limits_are_not_acquired(tmp_path: Path, padding):
     path = write_fastmri(tmp_path / "a.h5", padded(*padding), padding=padding)

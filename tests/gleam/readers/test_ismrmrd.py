@@ -66,8 +66,28 @@ def test_coil_images_of_a_2d_scan_come_back_whatever_the_order_of_its_acquisitio
     assert_close(scan.kspace(slice(1, 2)), as_2d(kspace)[1:2])
     assert scan.acquired() is None
     assert not scan.undersampled
-    assert not scan.whole
     assert scan.noise() is None
+
+
+@pytest.mark.parametrize(
+    ("order", "whole"),
+    [
+        ("0000 1111 2222 3333", False),
+        ("0000 2222 1111 3333", False),  # one slice after the other, the odd ones last
+        ("0011 0011 2233 2233", False),
+        ("0123 0123 0123 0123", True),
+    ],
+)
+def test_a_slice_takes_as_long_as_all_where_slices_take_turns(
+    path: Path, order: str, whole: bool
+) -> None:
+    kspace = noise_of((4, 2, 1, 1, 4, 12))
+    lines = mrd_acquisitions(kspace)
+    left = [[line for line in lines if line.idx.slice == number] for number in range(4)]
+    turns = [left[int(number)].pop(0) for number in order.replace(" ", "")]
+    write_ismrmrd(path, kspace, turns)
+    assert IsmrmrdScan(path).whole is whole
+    assert_close(IsmrmrdScan(path).kspace(), as_2d(kspace))
 
 
 def test_a_3d_scan_becomes_slices_along_its_readout(path: Path) -> None:

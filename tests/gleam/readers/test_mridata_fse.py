@@ -18,12 +18,22 @@ from tests.gleam.readers.layouts_more import (
 )
 
 
-def write(path: Path, images: np.ndarray, header: str | None = None, lines: int = 10) -> np.ndarray:
-    """Images ``(coils, z, y, x)``: slices with alternating sign, k-space along y and x only."""
+def write(
+    path: Path,
+    images: np.ndarray,
+    header: str | None = None,
+    lines: int = 10,
+    before: int = 6,
+) -> np.ndarray:
+    """Images ``(coils, z, y, x)``: slices with alternating sign, k-space along y and x only.
+
+    Of each line, so many samples before the echo are kept.
+    """
     stack = centred_fft(images, (-2, -1)).astype(np.complex64)
     signs = (-1.0) ** np.arange(stack.shape[1])
     counted = (stack * signs[:, None, None]).transpose(1, 0, 2, 3)[:, :, None, None]
-    acquisitions = mrd_acquisitions(counted.astype(np.complex64))
+    samples = counted[..., images.shape[-1] // 2 - before :].astype(np.complex64)
+    acquisitions = mrd_acquisitions(samples, center_sample=before)
     kept = [a for a in acquisitions if a.idx.kspace_encode_step_1 < lines]
     order = np.random.default_rng(0).permutation(len(kept))
     write_ismrmrd(path, None, [kept[i] for i in order], header or mrd_header((12, 10, 1)))
@@ -51,6 +61,16 @@ def test_lines_that_were_not_acquired_are_known(tmp_path: Path):
     acquired = MridataFseScan(tmp_path / "knee.h5").acquired()
     assert acquired.shape == (10, 1)
     assert acquired[:, 0].tolist() == [1] * 8 + [0] * 2
+
+
+def test_the_mask_is_that_of_the_lines_if_the_echo_is_asymmetric(tmp_path: Path):
+    path = tmp_path / "knee.h5"
+    write(path, noise_of((2, 6, 10, 12)), lines=8, before=4)
+    assert IsmrmrdScan(path).acquired().shape == (12, 10)
+    assert MridataFseScan(path).acquired().tolist() == [[1]] * 8 + [[0]] * 2
+    write(path, noise_of((2, 6, 10, 12)), before=4)
+    assert IsmrmrdScan(path).acquired().shape == (12, 1)
+    assert MridataFseScan(path).acquired() is None
 
 
 def test_readout_oversampling_is_cut_after_the_transform(tmp_path: Path):
