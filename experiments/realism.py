@@ -33,15 +33,16 @@ SHOWN = 3  # image of a group that is drawn
 DIFFERENCES = """
 Where they differ, by these figures and by eye.
 
-- Brain: the spectrum of the real slice stays above the simulated one only at its very end, where
-  noise takes over; its brain tissue has a narrower histogram, since one simulated group holds many
-  slice heights and protocols. Simulated sulci are rounder and more alike, the cortex has one
+- Brain: spectra agree over five decades; the real slice has more power around 0.02 cycles per
+  pixel (its sulci and ventricles are larger), less between 0.1 and 0.3, and at the very end its
+  noise shows. Its histogram is narrower and has fewer dark pixels, since the simulated group holds
+  many slice heights and protocols. Simulated sulci are rounder and more alike, the cortex has one
   thickness in a subject, ears are missing, the jaw is an ellipsoid and the skull base a plane.
 - Heart: real slices have less power at high frequencies, because they are interpolated images from
   narrower k-spaces. Simulated blood is too even (no inflow, no flow voids, no banding), the chest
   wall too regular, the liver too large and smooth; bowel and kidneys are missing. The real slices
   come as magnitudes, so there is nothing to compare eigenvalues with.
-- Coils: where there is tissue the eigenvalues agree; in air both are far from one.
+- Coils: eigenvalues are one where there is tissue, in both, and fall off beside it.
 """
 SIZE = 256
 BAND = (0.05, 0.35)
