@@ -20,6 +20,7 @@ from gleam.data import DataError, Example, Loader, find_scans
 from gleam.metrics import evaluate_scan, evaluate_slice, summarise
 from gleam.strategies.base import Network
 from models.unrolled import UnrolledNetwork
+from physics.masks import acceleration
 
 L1_WEIGHTS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02)
 
@@ -34,11 +35,13 @@ class Evaluation:
         slices: for each method, one mapping of metric to value a slice.
         scans: for each method, the same a scan, with fastMRI's magnitude metrics.
         examples: the worst, median and best slice: for each its images by method, "reference".
+        accelerations: of each slice's mask, as drawn: all positions over those sampled.
     """
 
     slices: dict[str, list[Scores]]
     scans: dict[str, list[Scores]]
     examples: dict[str, dict[str, Tensor]]
+    accelerations: list[float]
 
     @property
     def summary(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -94,10 +97,12 @@ def evaluate_network(
     """:func:`evaluate` for a network and a loader at hand; holds the images of one scan."""
     slices: dict[str, list[Scores]] = {}
     scans: dict[str, list[Scores]] = {}
+    accelerations = []
     by_scan = groupby(reconstructions(network, loader, device), lambda found: found[0].scan)
     for _, members in by_scan:
         pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for example, batch, reconstruction in members:
+            accelerations.append(acceleration(batch.mask[0, 0]))
             for method, image in _images(batch, reconstruction, baselines).items():
                 slices.setdefault(method, []).append(evaluate_slice(image, example.target))
                 pairs.setdefault(method, []).append((image[0], example.target[0]))
@@ -112,7 +117,7 @@ def evaluate_network(
         for place, (example, batch, reconstruction) in zip(places, again, strict=True)
     }
     examples = {name: shown[place] for name, place in names.items()}
-    return Evaluation(slices, scans, examples)
+    return Evaluation(slices, scans, examples, accelerations)
 
 
 def _images(batch: Batch, reconstruction: Tensor, baselines: bool) -> dict[str, Tensor]:

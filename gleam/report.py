@@ -20,7 +20,10 @@ DIGITS = {"psnr": 2, "ssim": 4, "nrmse": 4}
 def print_table(evaluation: Evaluation, console: Console) -> None:
     """Print mean and standard deviation over slices, a line a method."""
     rows = _rows(evaluation)
-    table = Table(title="complex metrics, mean ± standard deviation over slices")
+    table = Table(
+        title="complex metrics, mean ± standard deviation over slices\n"
+        f"true acceleration {_accelerations(evaluation)}"
+    )
     for cell in rows[0]:
         table.add_column(Text(cell))  # as Text: in a string, rich takes [dB] for markup
     for row in rows[1:]:
@@ -48,6 +51,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> list[Path]:
         "scans": evaluation.scans,
         "summary": evaluation.summary,
         "scan_summary": evaluation.scan_summary,
+        "accelerations": evaluation.accelerations,
     }
     metrics.write_text(json.dumps(content, indent=1), encoding="utf-8")
     table = folder / "table.md"
@@ -65,6 +69,11 @@ def write_pictures(evaluation: Evaluation, folder: Path) -> list[Path]:
         path = comparison(folder / f"{name}.png", shown, reference, title)
         paths.append(path)
     return paths
+
+
+def _accelerations(evaluation: Evaluation) -> str:
+    lowest, highest = (f"{pick(evaluation.accelerations):.2f}" for pick in (min, max))
+    return lowest if lowest == highest else f"{lowest} to {highest}"
 
 
 def _plane(image: Tensor) -> Tensor:

@@ -119,8 +119,9 @@ def test_fixed_masks_have_the_acceleration_of_the_run(best: Path, monkeypatch):
             yield item
 
     monkeypatch.setattr(gleam.evaluation, "reconstructions", watch)
-    gleam.evaluate(best, device="cpu")
+    evaluation = gleam.evaluate(best, device="cpu")
     assert set(found) == {2.0}
+    assert evaluation.accelerations == [2.0, 2.0]
 
 
 def test_examples_are_the_worst_the_median_and_the_best(best: Path, folder: Path):

@@ -25,7 +25,8 @@ def evaluation() -> Evaluation:
         ],
     }
     images = {name: normal(1, 16, 16, seed=n) for n, name in enumerate([*slices, "reference"])}
-    return Evaluation(slices, slices, {"worst": images, "median": images, "best": images})
+    examples = {"worst": images, "median": images, "best": images}
+    return Evaluation(slices, slices, examples, [3.0, 3.05])
 
 
 def test_the_table_shows_mean_and_deviation_of_every_method(evaluation: Evaluation):
@@ -41,7 +42,13 @@ def test_the_table_is_printed(evaluation: Evaluation):
     stream = io.StringIO()
     print_table(evaluation, Console(file=stream, width=120))
     text = stream.getvalue()
-    for word in ("PSNR [dB]", "31.50 ± 2.12", "zero-filled", "standard deviation over slices"):
+    for word in (
+        "PSNR [dB]",
+        "31.50 ± 2.12",
+        "zero-filled",
+        "standard deviation over slices",
+        "acceleration 3.00 to 3.05",
+    ):
         assert word in text
 
 
@@ -52,6 +59,7 @@ def test_the_report_holds_metrics_table_and_pictures(evaluation: Evaluation, tmp
     assert all(path.exists() for path in written)
     content = json.loads(written[0].read_text())
     assert content["slices"] == evaluation.slices
+    assert content["accelerations"] == [3.0, 3.05]
     assert content["summary"] == evaluation.summary
     assert content["scan_summary"]["network"]["psnr"]["mean"] == 31.5
     assert written[1].read_text() == markdown_table(evaluation)
