@@ -18,7 +18,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "cine_sax.mat"
 
 
-def refused(path: Path, message: str) -> None:
+def assert_refused(path: Path, message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         CmrxreconScan(path).kspace()
     assert str(path) in str(error.value)
@@ -61,7 +61,7 @@ def test_a_slice_is_read_without_the_others(path: Path) -> None:
         raw[offset : offset + 20] = b"\xff" * 20
     path.write_bytes(raw)
     np.testing.assert_array_equal(CmrxreconScan(path).kspace(slice(0, 1)), wanted[:1])
-    refused(path, "kspace_full.* cannot be read")
+    assert_refused(path, "kspace_full.* cannot be read")
 
 
 def test_a_single_frame_is_not_dynamic(path: Path) -> None:
@@ -131,34 +131,34 @@ def test_a_scan_can_be_sent_to_another_process(path: Path) -> None:
 def test_an_older_matlab_file_is_recognised_and_the_error_says_how_to_save_it(path: Path) -> None:
     savemat(path, {"kspace_full": noise_of((4, 4, 2, 1, 1))})
     assert CmrxreconScan.recognises(path)
-    refused(path, "save it again with save.*-v7.3")
+    assert_refused(path, "save it again with save.*-v7.3")
 
 
 def test_a_truncated_file_is_refused(path: Path) -> None:
     write_cmrxrecon(path)
     path.write_bytes(path.read_bytes()[:3000])
-    refused(path, "not a readable HDF5 file")
+    assert_refused(path, "not a readable HDF5 file")
 
 
 def test_combined_k_space_is_refused(path: Path) -> None:
     write_cmrxrecon(path, noise_of((12, 10, 2, 4)), key="kspace_single_full")
     assert CmrxreconScan.recognises(path)
-    refused(path, "kspace_single_full: k-space must be of several coils")
+    assert_refused(path, "kspace_single_full: k-space must be of several coils")
 
 
 def test_a_file_without_k_space_or_with_two_is_refused(path: Path) -> None:
     write_cmrxrecon(path, key="image")
-    refused(path, r"must hold one array of k-space.*\['image'\]")
+    assert_refused(path, r"must hold one array of k-space.*\['image'\]")
     write_cmrxrecon(path)
     with h5py.File(path, "a") as file:
         file["kspace_sub04"] = file["kspace_full"][:]
-    refused(path, "found.*kspace_full.*kspace_sub04")
+    assert_refused(path, "found.*kspace_full.*kspace_sub04")
 
 
 def test_zero_coils_are_refused(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["kspace_full"] = np.zeros((4, 2, 0, 10, 12), [("real", "f4"), ("imag", "f4")])
-    refused(path, "kspace_full")
+    assert_refused(path, "kspace_full")
 
 
 @pytest.mark.parametrize(
@@ -173,4 +173,4 @@ def test_zero_coils_are_refused(path: Path) -> None:
 def test_a_wrong_type_or_shape_is_refused(path: Path, values: np.ndarray) -> None:
     with h5py.File(path, "w") as file:
         file["kspace_full"] = values
-    refused(path, "kspace_full: expected MATLAB's complex")
+    assert_refused(path, "kspace_full: expected MATLAB's complex")

@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "scan.h5"
 
 
-def refused(path: Path, where: str, message: str) -> None:
+def assert_refused(path: Path, where: str, message: str) -> None:
     """Reading fails with a message that names the file, the dataset and the trouble."""
     with pytest.raises(DataError, match=message) as error:
         IsmrmrdScan(path).kspace()
@@ -36,7 +36,7 @@ def refused(path: Path, where: str, message: str) -> None:
 def test_a_truncated_file_is_refused(path: Path) -> None:
     write_ismrmrd(path)
     path.write_bytes(path.read_bytes()[:5000])
-    refused(path, "", "not a readable HDF5 file")
+    assert_refused(path, "", "not a readable HDF5 file")
 
 
 def test_a_file_whose_samples_are_damaged_is_refused(path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_file_whose_samples_are_damaged_is_refused(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[offset + 360 : offset + 368] = b"\xff" * 8  # behind the head: where the samples lie
     path.write_bytes(raw)
-    refused(path, "dataset/data", "cannot be read")
+    assert_refused(path, "dataset/data", "cannot be read")
 
 
 @pytest.mark.parametrize("key", ["xml", "data"])
@@ -54,7 +54,7 @@ def test_a_missing_dataset_is_named(path: Path, key: str) -> None:
     write_ismrmrd(path)
     with h5py.File(path, "a") as file:
         del file[f"dataset/{key}"]
-    refused(path, f"dataset/{key}", "must hold a dataset")
+    assert_refused(path, f"dataset/{key}", "must hold a dataset")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_missing_dataset_is_named(path: Path, key: str) -> None:
 )
 def test_an_unreadable_header_is_refused(path: Path, header: str) -> None:
     write_ismrmrd(path, KSPACE, header=header)
-    refused(path, "dataset/xml", "no readable ISMRMRD header")
+    assert_refused(path, "dataset/xml", "no readable ISMRMRD header")
 
 
 def test_a_header_that_is_no_text_is_refused(path: Path) -> None:
@@ -79,12 +79,12 @@ def test_a_header_that_is_no_text_is_refused(path: Path) -> None:
     with h5py.File(path, "a") as file:
         del file["dataset/xml"]
         file["dataset/xml"] = np.zeros(3)
-    refused(path, "dataset/xml", "must hold one text")
+    assert_refused(path, "dataset/xml", "must hold one text")
 
 
 def test_a_trajectory_that_is_not_cartesian_is_refused(path: Path) -> None:
     write_ismrmrd(path, KSPACE, header=mrd_header((8, 6, 1), trajectory="radial"))
-    refused(path, "dataset/xml", "must be cartesian, got radial")
+    assert_refused(path, "dataset/xml", "must be cartesian, got radial")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_wrong_type_is_refused(path: Path, values: np.ndarray, message: str) -
     with h5py.File(path, "a") as file:
         del file["dataset/data"]
         file["dataset/data"] = values
-    refused(path, "dataset/data", message)
+    assert_refused(path, "dataset/data", message)
 
 
 def test_samples_of_a_wrong_type_are_refused(path: Path) -> None:
@@ -114,13 +114,13 @@ def test_samples_of_a_wrong_type_are_refused(path: Path) -> None:
             row["data"] = samples.view(np.complex64)
         del file["dataset/data"]
         file.create_dataset("dataset/data", data=rows, dtype=wrong)
-    refused(path, "dataset/data", "must hold float32")
+    assert_refused(path, "dataset/data", "must hold float32")
 
 
 def test_a_file_without_imaging_acquisitions_is_refused(path: Path) -> None:
     noise = mrd_acquisition(noise_of((2, 8)), [ismrmrd.ACQ_IS_NOISE_MEASUREMENT])
     write_ismrmrd(path, KSPACE, [noise, noise])
-    refused(path, "dataset/data", "none of its 2 acquisitions is an imaging one")
+    assert_refused(path, "dataset/data", "none of its 2 acquisitions is an imaging one")
 
 
 @pytest.mark.parametrize(
@@ -132,12 +132,12 @@ def test_acquisitions_that_differ_in_size_are_refused(
 ) -> None:
     odd = mrd_acquisition(noise_of(shape), kspace_encode_step_1=5)
     write_ismrmrd(path, KSPACE, [*mrd_acquisitions(KSPACE)[:5], odd])
-    refused(path, "dataset/data", message)
+    assert_refused(path, "dataset/data", message)
 
 
 def test_zero_coils_are_refused(path: Path) -> None:
     write_ismrmrd(path, KSPACE, [mrd_acquisition(np.zeros((0, 8)))], mrd_header((8, 1, 1)))
-    refused(path, "dataset/data", "number of coils, at least one")
+    assert_refused(path, "dataset/data", "number of coils, at least one")
 
 
 def test_heads_that_lie_about_the_samples_are_refused(path: Path) -> None:
@@ -148,41 +148,43 @@ def test_heads_that_lie_about_the_samples_are_refused(path: Path) -> None:
             row["head"]["number_of_samples"] = 16
             row["head"]["center_sample"] = 8
         file["dataset/data"][:] = rows
-    refused(path, "dataset/data", "must hold 16 samples of every coil")
+    assert_refused(path, "dataset/data", "must hold 16 samples of every coil")
 
 
 def test_noise_of_other_coils_is_refused(path: Path) -> None:
     noise = mrd_acquisition(noise_of((4, 8)), [ismrmrd.ACQ_IS_NOISE_MEASUREMENT])
     write_ismrmrd(path, KSPACE, [noise, *mrd_acquisitions(KSPACE)])
-    refused(path, "dataset/data", "noise measurements must have 2 coils")
+    assert_refused(path, "dataset/data", "noise measurements must have 2 coils")
 
 
 def test_slices_with_different_lines_are_refused(path: Path) -> None:
     kspace = noise_of((2, 2, 1, 1, 6, 8))
     write_ismrmrd(path, kspace, mrd_acquisitions(kspace)[:-1])
-    refused(path, "dataset/data", r"same lines, found 5 \.\. 6 of 6")
+    assert_refused(path, "dataset/data", r"same lines, found 5 \.\. 6 of 6")
 
 
 def test_what_cannot_be_one_array_is_refused(path: Path) -> None:
     write_ismrmrd(path, noise_of((2, 2, 1, 4, 6, 8)))
-    refused(path, "dataset/data", "2 slabs")
+    assert_refused(path, "dataset/data", "2 slabs")
     cine = noise_of((1, 2, 3, 1, 6, 8))
     again = mrd_acquisitions(cine, repetition=1)
     write_ismrmrd(path, cine, mrd_acquisitions(cine) + again)
-    refused(path, "dataset/data", "several cardiac phases and several repetitions")
+    assert_refused(path, "dataset/data", "several cardiac phases and several repetitions")
 
 
 def test_counters_far_beyond_the_header_are_refused(path: Path) -> None:
     write_ismrmrd(path, KSPACE, header=mrd_header((8, 4, 1)))
-    refused(path, "kspace_encode_step_1", "counters run to 5, but the header announces 4 lines")
+    assert_refused(
+        path, "kspace_encode_step_1", "counters run to 5, but the header announces 4 lines"
+    )
 
 
 def test_a_centre_that_was_not_acquired_is_refused(path: Path) -> None:
     header = mrd_header((8, 16, 1), limits={"kspace_encoding_step_1": (0, 15, 8)})
     write_ismrmrd(path, KSPACE, header=header)
-    refused(path, "kspace_encode_step_1", "centre of k-space, 8, must be among")
+    assert_refused(path, "kspace_encode_step_1", "centre of k-space, 8, must be among")
 
 
 def test_an_echo_outside_the_samples_is_refused(path: Path) -> None:
     write_ismrmrd(path, KSPACE, mrd_acquisitions(KSPACE, center_sample=8))
-    refused(path, "dataset/data", "center_sample")
+    assert_refused(path, "dataset/data", "center_sample")

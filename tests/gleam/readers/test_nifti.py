@@ -30,7 +30,7 @@ def volume(*shape: int) -> np.ndarray:
     return np.where(draw < 2 / 3, draw, 100 * draw).astype(np.float32)
 
 
-def refused(path: Path, message: str) -> None:
+def assert_refused(path: Path, message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         NiftiScan(path).kspace()
     assert str(path) in str(error.value)
@@ -187,26 +187,26 @@ def test_it_recognises_files_by_their_names(tmp_path: Path) -> None:
 def test_a_truncated_file_is_refused(path: Path, tmp_path: Path) -> None:
     write_nifti(path, volume(16, 18, 5))
     path.write_bytes(path.read_bytes()[:2000])
-    refused(path, "no readable NIfTI file")
+    assert_refused(path, "no readable NIfTI file")
     plain = tmp_path / "head.nii"
     write_nifti(plain, volume(16, 18, 5))
     plain.write_bytes(plain.read_bytes()[:2000])
-    refused(plain, "no readable NIfTI file")
+    assert_refused(plain, "no readable NIfTI file")
 
 
 def test_a_damaged_or_missing_file_or_one_that_is_not_gzip_is_refused(
     path: Path, tmp_path: Path
 ) -> None:
-    refused(path, "no readable NIfTI file")
+    assert_refused(path, "no readable NIfTI file")
     path.write_bytes(b"neither this nor that" * 100)
-    refused(path, "no readable NIfTI file")
+    assert_refused(path, "no readable NIfTI file")
     path.write_bytes(gzip.compress(b"no image" * 100))
-    refused(path, "no readable NIfTI file")
+    assert_refused(path, "no readable NIfTI file")
     write_nifti(path, volume(16, 18, 5))
     raw = bytearray(path.read_bytes())
     raw[3000:3100] = bytes(100)
     path.write_bytes(raw)
-    refused(path, "no readable NIfTI file")
+    assert_refused(path, "no readable NIfTI file")
 
 
 @pytest.mark.parametrize(
@@ -214,14 +214,14 @@ def test_a_damaged_or_missing_file_or_one_that_is_not_gzip_is_refused(
 )
 def test_what_is_no_volume_is_refused(path: Path, shape: tuple[int, ...]) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros(shape, np.float32), np.eye(4)), path)
-    refused(path, "must hold the real magnitudes of a volume")
+    assert_refused(path, "must hold the real magnitudes of a volume")
 
 
 def test_complex_values_and_colours_are_refused(path: Path) -> None:
     write_nifti(path, np.ones((4, 4, 4), np.complex64))
-    refused(path, "real magnitudes.*complex64")
+    assert_refused(path, "real magnitudes.*complex64")
     write_nifti(path, np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")]))
-    refused(path, "real magnitudes")
+    assert_refused(path, "real magnitudes")
 
 
 @pytest.mark.parametrize("value", [0, 7, np.nan, -100])
@@ -230,14 +230,14 @@ def test_values_that_are_no_magnitudes_are_refused(path: Path, value: float) -> 
     if value in (-100,) or np.isnan(value):
         stored[2:] = 50
     write_nifti(path, stored)
-    refused(path, "finite, positive magnitudes")
+    assert_refused(path, "finite, positive magnitudes")
 
 
 def test_an_affine_without_lengths_is_refused(path: Path) -> None:
     image = nibabel.Nifti1Image(volume(4, 4, 4), None)
     image.header.set_sform(np.diag([0.0, 1.0, 1.0, 1.0]), code=1)
     nibabel.save(image, path)
-    refused(path, "affine")
+    assert_refused(path, "affine")
 
 
 @pytest.mark.skipif(not (DATA / "vol_FLAIR_1mm.nii.gz").is_file(), reason="no real scans here")
