@@ -108,9 +108,9 @@ class _Trainer:
         self.worse = 0  # validations since the best one
         if resume and self.folder.resumable:
             self.restore()
-        self.folder.keep_records(self.iteration)
         scans = {split: loader.source.scans for split, loader in self.loaders.items()}
         self.folder.describe(scans, self.iteration, seed=config.seed)
+        self.folder.keep_records(self.iteration)
 
     def run(self) -> TrainingResult:
         records = self.folder.open_records()

@@ -82,6 +82,7 @@ class Loader:
             groups.setdefault(tuple(shape), []).append(index)
         self._groups = list(groups.values())
         self._group_of = {index: group for group in self._groups for index in group}
+        self._turns = torch.tensor([n for n, group in enumerate(self._groups) for _ in group])
 
     @property
     def usable(self) -> list[int]:
@@ -160,8 +161,7 @@ class Loader:
         """
         cycle, place = divmod(number, len(self.source))
         random = generator(self.seed, "group", cycle)
-        turns = torch.tensor([n for n, group in enumerate(self._groups) for _ in group])
-        turns = turns[torch.randperm(len(turns), generator=random)]
+        turns = self._turns[torch.randperm(len(self._turns), generator=random)]
         choice = int(turns[place])
         group = self._groups[choice]
         first = (cycle * len(group) + int((turns[:place] == choice).sum())) * batch_size

@@ -159,6 +159,18 @@ def test_the_calibration_may_be_a_share_of_the_smaller_axis():
     assert torch.equal(given, espirit(kspace, 12)[0])
 
 
+@pytest.mark.parametrize("size", [(16, 24), (24, 16)])
+def test_a_share_of_the_calibration_fits_both_axes(size: tuple[int, int]):
+    asked: list[int] = []
+
+    def estimate(kspace: torch.Tensor, *, calibration: int, **_: Any) -> torch.Tensor:
+        asked.append(calibration)
+        return torch.ones_like(kspace[:, None])
+
+    ScanSource([Memory("a", normal(1, 2, *size).numpy())], estimate, calibration=0.5)[0]
+    assert asked == [8]
+
+
 def test_maps_of_a_volume_are_estimated_in_three_dimensions():
     scan = SimulatedSubject("a", 1, size=(32, 36, 32), coils=3, snr=100.0)
     example = source(scan, items="volumes", calibration=12)[0]
@@ -310,10 +322,13 @@ def test_scans_that_are_read_whole_are_read_once():
 
 
 def test_a_slice_does_not_keep_the_whole_scan_alive():
-    target = normal(3, 1, 16, 20, seed=8).numpy()
-    example = source(static(whole=True, target=target))[1]
-    for part in (example.kspace, example.maps, example.target):
-        assert part.untyped_storage().nbytes() == part.nbytes
+    scan = static(whole=True, target=normal(3, 1, 16, 20, seed=8).numpy())
+    example = source(scan)[1]
+    wholes = {"kspace": scan._kspace, **scan._parts}
+    for key in ("kspace", "maps", "target"):
+        part = getattr(example, key).numpy()
+        assert np.array_equal(part, wholes[key][1])
+        assert not np.shares_memory(part, wholes[key])
 
 
 def test_a_scan_of_one_item_is_kept_once():

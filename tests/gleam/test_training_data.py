@@ -82,12 +82,28 @@ def test_a_run_does_not_go_on_with_other_scans(tmp_path: Path):
     put(tmp_path / "data", train=2, validate=2)
     data = {"path": tmp_path / "data"}
     tiny.train(tmp_path / "run", data=data, **{"training.iterations": 2})
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write('{"iteration": 3, "loss": 1.0}\n')  # as a run leaves it that was killed
     moved = tmp_path / "data" / "validate" / "validate1.h5"
     moved.rename(tmp_path / "data" / "train" / "validate1.h5")
-    before = (tmp_path / "run" / "run.json").read_bytes()
+    files = [tmp_path / "run" / name for name in ("run.json", "metrics.jsonl", "last.pt")]
+    before = [file.read_bytes() for file in files]
     with pytest.raises(RunFolderError, match="other scans to train and validate on"):
         tiny.train(tmp_path / "run", data=data, resume=True)
-    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_a_run_that_reads_nothing_at_all_leaves_no_checkpoint(tmp_path: Path):
+    put(tmp_path / "data", train=1, validate=1)
+    spoilt = tmp_path / "data" / "train" / "train0.h5"
+    good = spoilt.read_bytes()
+    spoil(spoilt)
+    data = {"path": tmp_path / "data"}
+    with pytest.raises(DataError, match=r"holds NaN or infinity$"):
+        tiny.train(tmp_path / "run", data=data)
+    assert not (tmp_path / "run" / "last.pt").exists()
+    spoilt.write_bytes(good)
+    assert tiny.train(tmp_path / "run", data=data).finished
 
 
 def test_a_validation_that_could_not_read_a_scan_is_made_up_for(tmp_path: Path):

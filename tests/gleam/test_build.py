@@ -1,0 +1,82 @@
+"""Every setting of the data reaches what it is about."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gleam.build
+from gleam.build import build_loaders, build_masks
+from gleam.config import load_config
+from gleam.data import SimulatedSubject
+from gleam.data_config import DataConfig
+from tests.gleam import tiny
+
+
+def data(**changes: Any) -> DataConfig:
+    return load_config({"data": {**tiny.SETTINGS["data"], **changes}}).data
+
+
+def mask(space: tuple[int, ...] = (32, 32), **changes: Any) -> torch.Tensor:
+    return build_masks(data(mask=changes))(space, 1)
+
+
+def test_the_settings_of_the_mask_reach_it():
+    columns = mask(acceleration=2, calibration=12, partial_fourier=0.75)
+    assert columns.sum() == 16
+    assert columns[0, 10:22].all()
+    assert not columns[0, 24:].any()
+    points = {"kind": "uniform_random", "acceleration": 2, "calibration": 12}
+    corners = (torch.arange(32) - 16).square()[:, None] + (torch.arange(32) - 16).square() > 256
+    assert mask(**points)[corners].any()
+    assert not mask(**points, shutter=True)[corners].any()
+    assert mask(kind="equispaced_columns", calibration=0.5, acceleration=2).sum() == 16
+
+
+def test_the_settings_of_the_coil_maps_reach_their_estimate(monkeypatch: pytest.MonkeyPatch):
+    asked: dict[str, Any] = {}
+
+    def estimate(kspace: torch.Tensor, **settings: Any) -> torch.Tensor:
+        asked.update(settings)
+        return torch.ones_like(kspace[:, None].expand(-1, settings["sets"], -1, -1, -1))
+
+    monkeypatch.setattr(gleam.build, "estimate_maps", estimate)
+    config = data(map_method="jsense", map_sets=2, map_crop=0.3)
+    example = build_loaders(config, 1)["test"].source[0]
+    assert len(example.maps) == 2
+    wanted = {"method": "jsense", "crop": 0.3, "sets": 2, "calibration": 12}
+    assert wanted.items() <= asked.items()
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"snr": 40.0, "contrast": "FLAIR"}, {"snr": 40.0, "contrast": "FLAIR"}),
+        ({"anatomy": "knee", "contrast": "PD"}, {"anatomy": "knee", "contrast": "PD"}),
+        (
+            {"anatomy": "heart", "items": "cines", "size": [2, 32, 36], "snr": 40.0},
+            {"anatomy": "heart", "size": (2, 32, 36), "snr": 40.0},
+        ),
+    ],
+)
+def test_the_settings_of_the_simulation_reach_it(changes: Any, options: Any):
+    got = build_loaders(data(**changes), 5)["test"].source[1].kspace.numpy()
+    scan = SimulatedSubject("test-0001", 5, **{"size": (32, 32), "coils": 3, **options})
+    assert np.array_equal(got, scan.kspace()[0])
+
+
+def test_all_splits_share_one_cache_of_the_stated_size(monkeypatch: pytest.MonkeyPatch):
+    made = []
+    plain = SimulatedSubject.kspace
+
+    def kspace(self: SimulatedSubject, *arguments: Any) -> np.ndarray:
+        made.append(self.name)
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(SimulatedSubject, "kspace", kspace)
+    one = 2 * (3 * 32 * 32 * 8)  # k-space and maps of an example
+    loaders = build_loaders(data(cache=1.5 * one / 2**30), 1)
+    for split in ("train", "test", "test", "train"):
+        loaders[split].source[0]
+    assert made == ["train-0000", "test-0000", "train-0000"]
