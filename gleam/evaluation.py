@@ -36,12 +36,14 @@ class Evaluation:
         scans: for each method, the same a scan, with fastMRI's magnitude metrics.
         examples: the worst, median and best slice: for each its images by method, "reference".
         accelerations: of each slice's mask, as drawn: all positions over those sampled.
+        skipped: with ``data.skip_bad``, why scans were left out; each reason names its file.
     """
 
     slices: dict[str, list[Scores]]
     scans: dict[str, list[Scores]]
     examples: dict[str, dict[str, Tensor]]
     accelerations: list[float]
+    skipped: tuple[str, ...] = ()
 
     @property
     def summary(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -117,7 +119,8 @@ def evaluate_network(
         for place, (example, batch, reconstruction) in zip(places, again, strict=True)
     }
     examples = {name: shown[place] for name, place in names.items()}
-    return Evaluation(slices, scans, examples, accelerations)
+    skipped = tuple(sorted(loader.skipped))
+    return Evaluation(slices, scans, examples, accelerations, skipped)
 
 
 def _images(batch: Batch, reconstruction: Tensor, baselines: bool) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ DIGITS = {"psnr": 2, "ssim": 4, "nrmse": 4}
 
 
 def print_table(evaluation: Evaluation, console: Console) -> None:
-    """Print mean and standard deviation over slices, a line a method."""
+    """Print mean and standard deviation over slices, a line a method, and what was left out."""
     rows = _rows(evaluation)
     table = Table(
         title="complex metrics, mean ± standard deviation over slices\n"
@@ -29,6 +29,8 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
     for row in rows[1:]:
         table.add_row(*row)
     console.print(table)
+    for reason in evaluation.skipped:
+        console.print(f"left out: {reason}", highlight=False)
 
 
 def markdown_table(evaluation: Evaluation) -> str:
@@ -52,6 +54,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> list[Path]:
         "summary": evaluation.summary,
         "scan_summary": evaluation.scan_summary,
         "accelerations": evaluation.accelerations,
+        "skipped": evaluation.skipped,
     }
     metrics.write_text(json.dumps(content, indent=1), encoding="utf-8")
     table = folder / "table.md"

@@ -17,6 +17,25 @@ every_scan = pytest.mark.parametrize("scan", SCANS.values(), ids=SCANS.keys())
 TENSORS = ("kspace", "mask", "maps", "target", "scale")
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_planes_are_those_of_the_volume_in_order(dynamic: bool):
+    batch = replace(make_batch(4, 5, 6, dynamic=dynamic), axes=(-2, -1))
+    planes = batch.planes()
+    assert (len(planes), planes.axes) == (4, None)
+    assert torch.equal(planes.kspace[2], batch.kspace[0, :, 2])
+    assert torch.equal(planes.target[2], batch.target[0, :, 2])
+    assert torch.equal(planes.maps[2], batch.maps[0, :, :, 0 if dynamic else 2])
+    assert relative(planes.zero_filled[:, 0], batch.zero_filled[0, 0]) < 1e-6
+
+
+def test_what_has_no_planes_says_so():
+    image = make_batch(5, 6)
+    assert image.planes() is image
+    for batch in (make_batch(4, 5, 6), replace(make_batch(4, 5, 6, batch=2), axes=(-2, -1))):
+        with pytest.raises(ValueError, match="only one volume or cine encoded along y and x"):
+            batch.planes()
+
+
 def same_batch(a: Batch, b: Batch) -> bool:
     for field in fields(Batch):
         x, y = getattr(a, field.name), getattr(b, field.name)

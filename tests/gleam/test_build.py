@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gleam.build
-from gleam.build import build_loaders, build_masks
+from gleam.build import build_loaders, build_masks, build_source
 from gleam.config import load_config
 from gleam.data import SimulatedSubject
 from gleam.data_config import DataConfig
@@ -64,6 +64,14 @@ def test_the_settings_of_the_simulation_reach_it(changes: Any, options: Any):
     got = build_loaders(data(**changes), 5)["test"].source[1].kspace.numpy()
     scan = SimulatedSubject("test-0001", 5, **{"size": (32, 32), "coils": 3, **options})
     assert np.array_equal(got, scan.kspace()[0])
+
+
+def test_a_source_of_its_own_has_a_cache_of_the_stated_size():
+    scan = SimulatedSubject("a", 1, size=(32, 32), coils=3)
+    kept, dropped = (build_source(data(cache=gib), [scan]) for gib in (1.0, 1e-6))
+    assert kept[0].kspace.data_ptr() == kept[0].kspace.data_ptr()
+    first, second = dropped[0], dropped[0]
+    assert first.kspace.data_ptr() != second.kspace.data_ptr()
 
 
 def test_all_splits_share_one_cache_of_the_stated_size(monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
 """Metrics of a checkpoint are those computed by hand from what its network gives."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from gleam.data.loader import mask_drawer
 from gleam.metrics import evaluate_scan, evaluate_slice
 from physics.masks import acceleration
 from tests.gleam import tiny
-from tests.helpers import normal
+from tests.helpers import make_batch, normal, relative
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,34 @@ def test_the_summary_is_mean_and_deviation_over_slices(best: Path):
     assert summary["count"] == 2
     assert set(evaluation.summary) == {"zero-filled", "network"}
     assert evaluation.scan_summary["network"]["fastmri_psnr"]["count"] == 2
+
+
+def test_scans_that_were_left_out_are_named_and_do_not_shift_the_examples(
+    best: Path, folder: Path, tmp_path: Path
+):
+    (tmp_path / "test").mkdir()
+    for name in ("b.h5", "c.h5"):
+        (tmp_path / "test" / name).write_bytes((folder / "b.h5").read_bytes())
+    write_scan(tmp_path / "test" / "a.h5", torch.full((1, 3, 32, 32), torch.nan + 0j).numpy())
+    settings = {"path": tmp_path, "skip_bad": True}
+    evaluation = gleam.evaluate(best, settings, device="cpu")
+    assert len(evaluation.slices["network"]) == 4
+    assert len(evaluation.skipped) == 1
+    assert "a.h5, kspace[0]: holds NaN" in evaluation.skipped[0]
+    scores = sorted(row["psnr"] for row in evaluation.slices["network"])
+    for name, wanted in (("worst", scores[0]), ("best", scores[-1])):
+        images = evaluation.examples[name]
+        assert evaluate_slice(images["network"], images["reference"])["psnr"] == wanted
+
+
+def test_classical_images_of_a_volume_are_those_of_its_planes():
+    batch = make_batch(3, 16, 18)
+    batch = replace(batch, mask=batch.mask[:, :, :1], axes=(-2, -1)).normalised()
+    images = gleam.evaluation.reconstruct_classically(batch)
+    for number in range(3):
+        plane = Batch(batch.kspace[:, :, number], batch.mask[:, :, 0], batch.maps[:, :, :, number])
+        wanted = batch.scale * cg_sense(plane.kspace, plane.mask, plane.maps)[0, 0]
+        assert relative(images["CG-SENSE"][0, number], wanted) < 1e-4
 
 
 def test_settings_can_replace_those_of_the_run(best: Path):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+import gleam.files
+from gleam.config import load_config
 from gleam.data import DataError
-from gleam.files import read_array, save_reconstruction
+from gleam.files import read_array, read_measurements, save_reconstruction
 from tests.helpers import normal
 
 
@@ -52,6 +54,20 @@ def test_an_image_is_written_with_a_picture_beside_it(tmp_path: Path, shape):
     assert written == [tmp_path / "new" / "image.npy", tmp_path / "new" / "image.png"]
     assert torch.equal(torch.from_numpy(np.load(written[0])), image)
     assert written[1].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "mridata_fse"), ("auto", "auto")])
+def test_scans_are_read_in_the_format_of_the_training_unless_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, used: str
+):
+    config = load_config({"data": {"path": "scans", "format": "mridata_fse", "items": "volumes"}})
+    asked = []
+    monkeypatch.setattr(gleam.files, "read_checkpoint", lambda path: {})
+    monkeypatch.setattr(gleam.files, "read_config", lambda content, path: config)
+    monkeypatch.setattr(gleam.files, "open_scan", lambda *words: words)
+    monkeypatch.setattr(gleam.files, "measurements", lambda *words: asked.append(words))
+    read_measurements(tmp_path / "a.h5", tmp_path / "best.pt", given)
+    assert asked == [((tmp_path / "a.h5", used), "volumes")]
 
 
 @pytest.mark.parametrize("name", ["image", "image.png", "image.npy"])

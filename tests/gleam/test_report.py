@@ -26,7 +26,7 @@ def evaluation() -> Evaluation:
     }
     images = {name: normal(1, 16, 16, seed=n) for n, name in enumerate([*slices, "reference"])}
     examples = {"worst": images, "median": images, "best": images}
-    return Evaluation(slices, slices, examples, [3.0, 3.05])
+    return Evaluation(slices, slices, examples, [3.0, 3.05], ("a.h5 is damaged",))
 
 
 def test_the_table_shows_mean_and_deviation_of_every_method(evaluation: Evaluation):
@@ -48,6 +48,7 @@ def test_the_table_is_printed(evaluation: Evaluation):
         "zero-filled",
         "standard deviation over slices",
         "acceleration 3.00 to 3.05",
+        "left out: a.h5",
     ):
         assert word in text
 
