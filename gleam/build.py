@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from gleam.config import Config, ConfigError, NetworkConfig
+from gleam.config import OPTIONS, Config, ConfigError, NetworkConfig
 from gleam.data import Loader, Scan, ScanSource, SimulatedSubject
 from gleam.data.cache import Cache
 from gleam.data.estimate import estimate_maps
@@ -24,6 +24,7 @@ from gleam.data_config import DataConfig
 from gleam.losses import LOSSES
 from gleam.strategies import STRATEGIES, Strategy
 from models.complex import ComplexImages
+from models.invertible import Coupling, InvertibleResidual
 from models.resnet import ConvNet, ResNet
 from models.unrolled import MoDLStep, ProximalGradientStep, UnrolledNetwork
 
@@ -57,30 +58,40 @@ def build_network(config: NetworkConfig, data: DataConfig) -> UnrolledNetwork:
     """An unrolled network for such data, weights drawn from torch's current random state."""
 
     def make_step() -> nn.Module:
-        cnn = (ResNet if config.step == "pgd" else ConvNet)(
-            channels=2 * data.map_sets,
-            features=config.features,
-            ndim=data.ndim,
-            padding=config.padding,
-        )
-        regularizer = ComplexImages(cnn, config.mixed_precision)
+        regularizer = _build_regularizer(config, data)
         if config.step == "pgd":
             return ProximalGradientStep(regularizer, config.step_size)
         return MoDLStep(regularizer, config.weight, config.cg_iterations)
 
-    return UnrolledNetwork(make_step, config.steps, config.shared)
+    return UnrolledNetwork(make_step, config.steps, config.shared, config.hidden)
+
+
+def _build_regularizer(config: NetworkConfig, data: DataConfig) -> nn.Module:
+    channels = data.map_sets + config.hidden
+    if config.regularizer != "cnn":
+        invertible = {"residual": InvertibleResidual, "coupling": Coupling}[config.regularizer]
+        return invertible(channels, config.features, ndim=data.ndim)
+    cnn = (ResNet if config.step == "pgd" else ConvNet)(
+        channels=2 * channels,
+        features=config.features,
+        ndim=data.ndim,
+        padding=config.padding,
+    )
+    return ComplexImages(cnn, config.mixed_precision)
 
 
 def build_strategy(config: Config, network: UnrolledNetwork) -> Strategy:
     """The training strategy, with one optimizer and scheduler a module."""
-    training = config.training
-    return STRATEGIES[config.strategy.name](
+    training, chosen = config.training, config.strategy
+    own = [key for key in ("lookahead", "checkpoint_every") if OPTIONS[key] == chosen.name]
+    return STRATEGIES[chosen.name](
         network,
         LOSSES[training.loss],
         partial(_adam, learning_rate=training.learning_rate, decay=training.weight_decay),
         partial(_cosine, iterations=training.iterations) if training.schedule == "cosine" else None,
         modules=config.modules,
         clip=training.clip,
+        **{key: getattr(chosen, key) for key in own},
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``gleam demo | prepare | check | train | evaluate | reconstruct | info``."""
+"""The command line: ``gleam demo | prepare | check | plan | train | evaluate | ...``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gleam.data_commands import check, prepare
+from gleam.plan_command import plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -155,6 +156,7 @@ def info(checkpoint: CheckpointFile) -> None:
 
 app.command()(prepare)
 app.command()(check)
+app.command()(plan)
 
 
 def main() -> None:

@@ -12,6 +12,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from gleam.data_config import Count, DataConfig, Positive, Section
 
+OPTIONS = {"lookahead": "greedy", "checkpoint_every": "invertible", "budget": "auto"}
+"""Settings that only one strategy has."""
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key and what must hold."""
@@ -28,13 +31,17 @@ class NetworkConfig(Section):
     """One set of weights for all steps."""
     features: Count = 32
     """Width of the CNN."""
+    hidden: Annotated[int, Field(ge=0)] = 0
+    """Learned complex channels that a step hands on beside the image."""
+    regularizer: Literal["cnn", "residual", "coupling"] = "cnn"
+    """The CNN of the step's paper; or an invertible one, for strategy invertible."""
     padding: Literal["zeros", "reflect"] = "zeros"
-    step_size: Positive = 1.0
-    """First step size of pgd; learned."""
-    weight: Positive = 0.05
-    """First lambda of modl; learned."""
-    cg_iterations: Count = 10
-    """Conjugate-gradient iterations of modl."""
+    step_size: Positive | None = None
+    """First step size of pgd, learned; if none 1, or 0.45 with an invertible regularizer."""
+    weight: Positive | None = None
+    """First lambda of modl, learned; if none 0.05, or 0.25 with an invertible regularizer."""
+    cg_iterations: Count | None = None
+    """Conjugate-gradient iterations of modl; if none 10, or 100 with an invertible regularizer."""
     mixed_precision: bool = False
     """Run the CNN, not the physics, in bfloat16."""
 
@@ -42,9 +49,16 @@ class NetworkConfig(Section):
 class StrategyConfig(Section):
     """How the network is trained."""
 
-    name: Literal["backprop", "checkpoint", "greedy"] = "greedy"
+    name: Literal["auto", "backprop", "checkpoint", "invertible", "offload", "greedy"] = "greedy"
+    """auto: the fastest whose planned memory fits the budget."""
     modules: Count | None = None
     """Modules of equal length; for greedy one for each step if none."""
+    lookahead: Annotated[int, Field(ge=0)] = 0
+    """greedy: a module's loss adds that after so many further steps, which it cannot change."""
+    checkpoint_every: Count | None = None
+    """invertible: keep the state after every so many steps; only the last if none."""
+    budget: str | None = None
+    """auto: memory, such as 24GiB."""
 
     @model_validator(mode="before")
     @classmethod
@@ -94,14 +108,35 @@ class Config(Section):
                 f"strategy.modules = {modules} must divide network.steps = {self.network.steps}: "
                 f"choose from {fitting}"
             )
-        if self.strategy.name != "greedy" and modules > 1:
-            raise ValueError(f"{self.strategy.name} trains one module, got {modules}")
+        self._options_fit()
         if self.network.shared and modules > 1:
             raise ValueError(
                 "greedy modules cannot share weights: set network.shared to false "
                 "or strategy.modules to 1"
             )
         return self
+
+    def _options_fit(self) -> None:
+        strategy, network = self.strategy, self.network
+        if strategy.name != "greedy" and self.modules > 1:
+            raise ValueError(f"{strategy.name} trains one module, got {self.modules}")
+        for key, name in OPTIONS.items():
+            if getattr(strategy, key) and strategy.name != name:
+                raise ValueError(f"strategy.{key} is for {name}, but strategy is {strategy.name}")
+        if strategy.name == "auto" and strategy.budget is None:
+            raise ValueError("strategy auto needs strategy.budget, such as 24GiB")
+        if strategy.name == "invertible" and network.regularizer == "cnn":
+            raise ValueError(
+                "strategy invertible recomputes the input of every step from its output, which a "
+                "plain CNN does not allow: set network.regularizer to residual or coupling"
+            )
+        if network.padding != "zeros" and network.regularizer != "cnn":
+            raise ValueError(f"the regularizer {network.regularizer} pads with zeros only")
+        if network.mixed_precision and network.regularizer != "cnn":
+            raise ValueError(
+                f"network.mixed_precision is not for the regularizer {network.regularizer}: "
+                "bfloat16 cannot be inverted to the accuracy that gradients need"
+            )
 
     @property
     def modules(self) -> int:

@@ -1,24 +1,40 @@
-"""Peak memory of a block of code, measured the same way in every run.
+"""Peak memory of a block of code, measured the same way in every run and split into its parts.
 
 On the CPU a dispatch mode counts the bytes of live tensor storages. It sees what the backward pass
 allocates and what checkpointing recomputes, because both run in the calling thread. It does not see
 scratch memory inside one kernel, storages that are resized (``out=``), memory that belongs to
-numpy, other threads and other processes. On CUDA the caching allocator keeps the count, scratch
-memory included; blocks cannot be nested there. The two are different quantities: the source travels
-with the number, and one plot shows one source.
+numpy, other threads and other processes; and autograd adds two gradients out of place while such a
+mode is on. Fake tensors (``FakeTensorMode`` entered outside) count as those they stand for.
+
+On CUDA the caching allocator keeps the count, scratch memory included; blocks cannot be nested
+there. The two are different quantities: the source travels with the number, and one plot shows one
+source. The resident memory of the process stands beside both as a check.
 """
 
+from __future__ import annotations
+
 import sys
-import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.optim import Optimizer
+
+from gleam.batch import Batch
+from gleam.storages import (
+    ACTIVATIONS,
+    GRADIENTS,
+    INPUTS,
+    KINDS,
+    OPTIMIZER,
+    PARAMETERS,
+    LiveStorages,
+)
+from gleam.strategies.base import Strategy
 
 CPU_SOURCE = "live CPU storages"
 CUDA_SOURCE = "cuda max_memory_allocated"
@@ -26,41 +42,66 @@ CUDA_SOURCE = "cuda max_memory_allocated"
 
 @dataclass
 class Peak:
-    """A peak of newly allocated memory: ``bytes`` above the start (0 until the block ends)."""
+    """A peak of memory in bytes; all zero until the block ends.
+
+    Attributes:
+        source: what was counted; numbers of different sources must not be compared.
+        bytes: peak of newly allocated tensors: what existed before the block does not count, and
+            freeing it is no credit.
+        total: peak of new tensors together with those parameters, gradients, optimizer state and
+            inputs of the start that are still held; on CUDA of all there is on the device.
+        parts: ``total`` split into "parameters", "gradients", "optimizer" (its state, and what
+            its step allocates), "inputs" and "activations" (everything else), at the instant of
+            the peak; on CUDA, where that instant is not known, the largest sizes and the rest.
+        rss: largest resident memory of the process until the end of the block.
+    """
 
     source: str
     bytes: int = 0
+    total: int = 0
+    parts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    rss: int = 0
 
 
 class PeakMemory:
-    """Context manager that measures the peak of newly allocated tensor memory.
+    """Context manager that measures the peak of tensor memory.
 
-    What existed before the block (data, parameters) does not count; what is freed inside it is
-    subtracted. Usage: ``with PeakMemory(device) as peak: ...`` and then ``peak.bytes``.
+    Usage: ``with PeakMemory(device, strategy, batches) as peak: strategy.train_step(*batches)``
+    and then ``peak.bytes``, ``peak.total`` and ``peak.parts``. The hooks it puts on parameters and
+    optimizers go when the block ends.
 
     Args:
         device: "cpu" or a CUDA device.
+        strategy: whose parameters, gradients and optimizer state are told apart; without it all
+            that is new counts as activations.
+        batches: their measurements, targets and what was computed of them before count as inputs.
 
     Raises:
         ValueError: another kind of device.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        strategy: Strategy | None = None,
+        batches: Sequence[Batch] = (),
+    ) -> None:
         self._device = torch.device(device)
         if self._device.type not in ("cpu", "cuda"):
             raise ValueError(f"peak memory is measured on cpu or cuda, got {self._device}")
+        self._parameters = list(strategy.network.parameters()) if strategy else []
+        self._optimizers = [module.optimizer for module in strategy.modules] if strategy else []
+        self._batches = batches
 
     def __enter__(self) -> Peak:
         """Start to measure; the returned object is filled when the block ends."""
+        self._hooks = ExitStack()
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-            torch.cuda.reset_peak_memory_stats(self._device)
-            self._start = torch.cuda.memory_allocated(self._device)
             self._peak = Peak(CUDA_SOURCE)
+            self._enter_cuda()
         else:
-            self._mode = _LiveStorages()
-            self._mode.__enter__()
             self._peak = Peak(CPU_SOURCE)
+            self._enter_cpu()
         return self._peak
 
     def __exit__(
@@ -70,64 +111,96 @@ class PeakMemory:
         traceback: TracebackType | None,
     ) -> None:
         """Stop and fill the result."""
+        self._hooks.close()
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-            self._peak.bytes = torch.cuda.max_memory_allocated(self._device) - self._start
+            self._exit_cuda()
         else:
-            self._mode.__exit__(kind, error, traceback)
-            self._peak.bytes = self._mode.peak
+            self._live.__exit__(kind, error, traceback)
+            self._peak.bytes = self._live.peak
+            self._peak.total = self._live.total
+            self._peak.parts = dict(zip(KINDS, self._live.parts, strict=True))
+        self._peak.rss = process_peak_rss()
+
+    def _enter_cpu(self) -> None:
+        self._live = live = LiveStorages(self._known())
+
+        def gradient_is_there(parameter: Tensor) -> None:
+            if parameter.grad is not None:
+                live.move(parameter.grad, GRADIENTS)
+
+        def step_begins(*_: Any) -> None:
+            live.kind = OPTIMIZER
+
+        def step_ends(*_: Any) -> None:
+            live.kind = ACTIVATIONS
+
+        for parameter in self._parameters:
+            if parameter.requires_grad:
+                handle = parameter.register_post_accumulate_grad_hook(gradient_is_there)
+                self._hooks.callback(handle.remove)
+        for optimizer in self._optimizers:
+            self._hooks.callback(optimizer.register_step_pre_hook(step_begins).remove)
+            self._hooks.callback(optimizer.register_step_post_hook(step_ends).remove)
+        live.__enter__()
+
+    def _enter_cuda(self) -> None:
+        torch.cuda.synchronize(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self._start = torch.cuda.memory_allocated(self._device)
+        self._sizes = {kind: self._size(tensors) for kind, tensors in self._known().items()}
+
+        def step_begins(*_: Any) -> None:
+            self._sizes[GRADIENTS] = max(
+                self._sizes[GRADIENTS], self._size(gradients(self._parameters))
+            )
+
+        for optimizer in self._optimizers:
+            self._hooks.callback(optimizer.register_step_pre_hook(step_begins).remove)
+
+    def _exit_cuda(self) -> None:
+        torch.cuda.synchronize(self._device)
+        # The allocator knows when it peaked, not with what: sizes that are known, and the rest.
+        # Gradients are the most there were before an update.
+        total = torch.cuda.max_memory_allocated(self._device)
+        self._sizes[OPTIMIZER] = self._size(states(self._optimizers))
+        self._sizes[ACTIVATIONS] = total - sum(self._sizes.values())
+        self._peak.bytes = total - self._start
+        self._peak.total = total
+        self._peak.parts = {KINDS[kind]: self._sizes[kind] for kind in range(len(KINDS))}
+
+    def _known(self) -> dict[int, list[Tensor]]:
+        """What there is now, by kind."""
+        return {
+            PARAMETERS: [parameter.detach() for parameter in self._parameters],
+            GRADIENTS: list(gradients(self._parameters)),
+            OPTIMIZER: list(states(self._optimizers)),
+            INPUTS: [tensor for batch in self._batches for tensor in tensors_of(batch)],
+        }
+
+    def _size(self, tensors: Iterable[Tensor]) -> int:
+        """Bytes of the storages of tensors on the device, each once."""
+        storages = [t.untyped_storage() for t in tensors if t.device.type == self._device.type]
+        return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
-class _LiveStorages(TorchDispatchMode):
-    """Counts the bytes of CPU storages that appear as the output of an operation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = 0
-        self.peak = 0
-        # Counted bytes of every storage alive, by address; 0 for those that were there before.
-        self._counted: dict[int, int] = {}
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run the operation; inputs never seen before are old, outputs never seen are new."""
-        kwargs = kwargs or {}
-        # The one operation whose input is itself new: torch.tensor(...) hands its copy over so.
-        if func is not torch.ops.aten.lift_fresh.default:
-            for tensor in _cpu_tensors((args, kwargs)):
-                self._note(tensor, new=False)
-        result = func(*args, **kwargs)
-        for tensor in _cpu_tensors(result):
-            self._note(tensor, new=True)
-        return result
-
-    def _note(self, tensor: Tensor, new: bool) -> None:
-        storage = tensor.untyped_storage()
-        address = storage._cdata
-        if address in self._counted:
-            return
-        # A storage that cannot be resized borrows its memory, from numpy for one.
-        self._counted[address] = storage.nbytes() if new and storage.resizable() else 0
-        self.live += self._counted[address]
-        self.peak = max(self.peak, self.live)
-        # Old storages too: once freed, their address may come back as a new one.
-        weakref.finalize(storage, self._forget, address).atexit = False
-
-    def _forget(self, address: int) -> None:
-        self.live -= self._counted.pop(address)
+def gradients(parameters: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The gradients that parameters have now."""
+    return (parameter.grad for parameter in parameters if parameter.grad is not None)
 
 
-def _cpu_tensors(tree: Any) -> list[Tensor]:
-    return [
-        leaf
-        for leaf in tree_leaves(tree)
-        if isinstance(leaf, Tensor) and leaf.device.type == "cpu" and leaf.layout is torch.strided
-    ]
+def states(optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
+    """The tensors of optimizers' states."""
+    for optimizer in optimizers:
+        for state in optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def tensors_of(batch: Batch) -> Iterator[Tensor]:
+    """The tensors of a batch, and of its operator and zero-filled image if they exist by now."""
+    values = [*vars(batch).values()]
+    if "operator" in vars(batch):  # a cached property: there once it was asked for
+        values += vars(batch.operator).values()
+    return (value for value in values if isinstance(value, Tensor))
 
 
 def process_peak_rss() -> int:

@@ -14,6 +14,7 @@ from gleam.strategies import StepResult
 
 LINE_SECONDS = 10.0
 SHOWN_LOSSES = 8  # of more modules the first and the last
+SHOWN_WAIT = 0.1  # share of the time; workers or a cache would help
 
 
 class Display:
@@ -31,6 +32,7 @@ class Display:
         self._total, self._first, self._device = total, first, device
         self._start = self._line = time.monotonic()
         self._psnr = float("nan")
+        self._waited = 0.0
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(bar_width=20),
@@ -65,8 +67,9 @@ class Display:
         """Show a validation PSNR [dB] from now on."""
         self._psnr = psnr
 
-    def advance(self, iteration: int, result: StepResult) -> None:
-        """Show the result of an iteration, counted from one."""
+    def advance(self, iteration: int, result: StepResult, waited: float = 0.0) -> None:
+        """Show the result of an iteration, counted from one, that waited so long for data [s]."""
+        self._waited += waited
         facts = self._facts(iteration, result)
         self._bar.update(self._task, completed=iteration, facts=facts)
         now = time.monotonic()
@@ -77,10 +80,16 @@ class Display:
     def _facts(self, iteration: int, result: StepResult) -> str:
         losses = [f"{loss:.3g}" for loss in result["module_losses"]]
         shown = losses if len(losses) <= SHOWN_LOSSES else [losses[0], "…", losses[-1]]
-        speed = (iteration - self._first) / max(1e-9, time.monotonic() - self._start)
-        return (
-            f"loss {' '.join(shown)}  PSNR {self._psnr:.2f} dB  {speed:.2f} it/s  {self._memory()}"
-        )
+        passed = max(1e-9, time.monotonic() - self._start)
+        facts = [
+            f"loss {' '.join(shown)}",
+            f"PSNR {self._psnr:.2f} dB",
+            f"{(iteration - self._first) / passed:.2f} it/s",
+            self._memory(),
+        ]
+        if self._waited > SHOWN_WAIT * passed:
+            facts.append(f"{self._waited / passed:.0%} waiting for data")
+        return "  ".join(facts)
 
     def _memory(self) -> str:
         if self._device.type == "cuda":

@@ -26,13 +26,14 @@ from gleam.config import Config, dump_config, load_config
 from gleam.data import DataError
 from gleam.evaluation import reconstructions
 from gleam.metrics import evaluate_slice, summarise
+from gleam.planning import choose_strategy
 from gleam.progress import Display
 from gleam.run_folder import Records, RunFolder
-from gleam.strategies import NonFiniteError, StepResult
+from gleam.strategies import InvertibilityError, NonFiniteError, StepResult
 
 
 class TrainingDiverged(RuntimeError):
-    """Training met NaN or infinity; the message names iteration and module."""
+    """Training met NaN or infinity, or lost invertibility; names the iteration and where."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,10 @@ def train(
         RunFolderError: if the folder holds another run.
         CheckpointError: if a checkpoint cannot be read or written.
         DataError: if a data file cannot be used.
-        TrainingDiverged: at NaN or infinity; the last good checkpoint stays as it was.
+        TrainingDiverged: at NaN or infinity, or if strategy invertible cannot undo the steps; the
+            last good checkpoint stays as it was.
     """
-    checked = load_config(config, **overrides)
+    checked = choose_strategy(load_config(config, **overrides))
     device = build_device(checked.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(checked.seed)
@@ -152,8 +154,8 @@ class _Trainer:
         if self.iteration and self.due(training.validate_every) and not self.validated:
             display.validated(self.validate(records))  # a scan could not be read before
         while not (self.finished or stop.requested):
-            result = self.step(batches, records)
-            display.advance(self.iteration, result)
+            result, waited = self.step(batches, records)
+            display.advance(self.iteration, result, waited)
             if self.due(training.validate_every):
                 display.validated(self.validate(records))
             if self.due(training.save_every):
@@ -185,7 +187,8 @@ class _Trainer:
     def due(self, every: int) -> bool:
         return self.iteration % every == 0 or self.finished
 
-    def step(self, stream: Iterator[list[Batch]], records: Records) -> StepResult:
+    def step(self, stream: Iterator[list[Batch]], records: Records) -> tuple[StepResult, float]:
+        """One iteration; returns its result and how long it waited for data [s]."""
         started = time.perf_counter()
         batches = next(stream)
         loaded = time.perf_counter()
@@ -195,6 +198,8 @@ class _Trainer:
             result = self.strategy.train_step(*(batch.to(self.device) for batch in batches))
         except NonFiniteError as error:
             raise self.diverged(str(error)) from None
+        except InvertibilityError as error:
+            raise TrainingDiverged(f"iteration {self.iteration}: {error}") from None
         records.write(
             {
                 "iteration": self.iteration,
@@ -204,7 +209,7 @@ class _Trainer:
                 "step_seconds": round(time.perf_counter() - loaded, 6),
             }
         )
-        return result
+        return result, loaded - started
 
     def validate(self, records: Records) -> float:
         self.strategy.synchronise()

@@ -114,18 +114,20 @@ def make_network(
     features: int = 4,
     seed: int = 0,
     shared: bool = False,
+    hidden: int = 0,
 ) -> UnrolledNetwork:
     """A tiny network whose last convolutions are not zero, so that every weight matters."""
+    channels = 2 * (maps + hidden)
 
     def make_step() -> nn.Module:
         if kind == "pgd":
-            network = ComplexImages(ResNet(2 * maps, features, blocks=1, ndim=ndim))
+            network = ComplexImages(ResNet(channels, features, blocks=1, ndim=ndim))
             return ProximalGradientStep(network)
-        network = ComplexImages(ConvNet(2 * maps, features, layers=3, ndim=ndim))
+        network = ComplexImages(ConvNet(channels, features, layers=3, ndim=ndim))
         return MoDLStep(network, weight=0.3, iterations=4)
 
     with seeded(seed):
-        network = UnrolledNetwork(make_step, steps, shared)
+        network = UnrolledNetwork(make_step, steps, shared, hidden)
         return perturb(network)
 
 

@@ -3,10 +3,14 @@
 from gleam.strategies.base import NonFiniteError, StepResult, Strategy
 from gleam.strategies.end_to_end import Backprop, Checkpoint
 from gleam.strategies.greedy import Greedy
+from gleam.strategies.invertible import InvertibilityError, Invertible
+from gleam.strategies.offload import Offload
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "backprop": Backprop,
     "checkpoint": Checkpoint,
+    "invertible": Invertible,
+    "offload": Offload,
     "greedy": Greedy,
 }
 
@@ -15,7 +19,10 @@ __all__ = [
     "Backprop",
     "Checkpoint",
     "Greedy",
+    "InvertibilityError",
+    "Invertible",
     "NonFiniteError",
+    "Offload",
     "StepResult",
     "Strategy",
 ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any, ClassVar, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from gleam.batch import Batch
+from gleam.stopwatch import Seconds, Stopwatch
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -36,12 +38,16 @@ class Network(Protocol):
         """All parameters, each once."""
 
 
-class StepResult(TypedDict):
-    """What one training step reports, in the units of the loss."""
+class Losses(TypedDict):
+    """What one training step minimised, in the units of the loss."""
 
     loss: float
     module_losses: list[float]
     gradient_norms: list[float]
+
+
+class StepResult(Losses, Seconds):
+    """What one training step reports: its losses and how long its phases took."""
 
 
 class NonFiniteError(RuntimeError):
@@ -62,6 +68,7 @@ class Module:
         optimizer: MakeOptimizer,
         scheduler: MakeScheduler | None,
         clip: float | None,
+        clock: Stopwatch,
     ) -> None:
         self.steps = steps
         self.parameters = parameters
@@ -71,9 +78,14 @@ class Module:
         self.optimizer = optimizer(parameters)
         self.scheduler = scheduler(self.optimizer) if scheduler else None
         self.clip = clip
+        self._clock = clock
 
     def update(self) -> Tensor:
         """Clip, step the optimizer and scheduler, free the gradients; returns their norm."""
+        with self._clock.phase("update"):
+            return self._update()
+
+    def _update(self) -> Tensor:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if self.clip is not None:
@@ -111,10 +123,16 @@ class Strategy(ABC):
         modules: number of modules of equal length that the steps are split into.
         clip: largest norm of a module's gradient, or None.
 
+    Attributes:
+        recomputes: whether steps run forward again in the backward pass.
+        clock: what times the phases of a training step.
+
     Raises:
-        ValueError: if the steps cannot be split so, modules share a parameter, or one has none
-            to train.
+        ValueError: if the steps cannot be split so, modules share a parameter, one has none to
+            train, or the strategy recomputes and a layer's running statistics forbid it.
     """
+
+    recomputes: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -127,16 +145,18 @@ class Strategy(ABC):
     ) -> None:
         if clip is not None and clip <= 0:
             raise ValueError(f"clip must be positive, got {clip}")
+        if self.recomputes:
+            refuse_batch_norm(network, type(self).__name__.lower())
         self.network = network
         self.loss = loss
+        self.clock = Stopwatch()
         splits = split_steps(len(network.steps), modules)
         owned = own_parameters(network, splits)
         self.modules = [
-            Module(steps, parameters, optimizer, scheduler, clip)
+            Module(steps, parameters, optimizer, scheduler, clip, self.clock)
             for steps, parameters in zip(splits, owned, strict=True)
         ]
 
-    @abstractmethod
     def train_step(self, *batches: Batch) -> StepResult:
         """One update of all parameters.
 
@@ -145,18 +165,43 @@ class Strategy(ABC):
                 (gradient accumulation: the memory of one, the gradient of all).
 
         Returns:
-            The loss of the last module, the losses and gradient norms of all.
+            The loss of the last module, the losses and gradient norms of all, and the time of
+            each phase: "backward" includes what it recomputes, "update" is clipping and the
+            optimizer, and "forward" all else up to the last update.
 
         Raises:
             NonFiniteError: if a loss or gradient is not finite; names the module. The parameters
                 are spoilt by then: go back to a checkpoint.
         """
+        self.clock.start(self.modules[0].trainable[0].device)
+        losses = self.optimise(*batches)  # its report waits for the device, as the clock must
+        return {**losses, **self.clock.seconds()}
+
+    @abstractmethod
+    def optimise(self, *batches: Batch) -> Losses:
+        """What :meth:`train_step` times; returns a :func:`report`."""
 
     def score(self, state: Any, batch: Batch) -> Tensor:
         """The loss of a state's image against the target of its batch."""
         if batch.target is None:
             raise ValueError("training needs a target image in every batch, got None")
         return self.loss(self.network.image(state, batch), batch.target)
+
+    def backward(
+        self,
+        outputs: Sequence[Tensor],
+        inputs: Sequence[Tensor] | None = None,
+        gradients: Sequence[Tensor | None] | None = None,
+    ) -> None:
+        """Add the gradients of ``inputs``, or of all parameters, by backpropagation.
+
+        Args:
+            outputs: parts of the loss, or tensors whose ``gradients`` are given.
+            inputs: what learns; everything that the outputs depend on if none.
+            gradients: of the outputs; None for those that are scalars.
+        """
+        with self.clock.phase("backward"):
+            torch.autograd.backward(outputs, gradients, inputs=inputs)
 
     def synchronise(self) -> None:  # noqa: B027 (most strategies have nothing to do)
         """Bring the parameters of ``network`` up to date, if they live elsewhere."""
@@ -215,7 +260,25 @@ def own_parameters(network: Network, splits: Sequence[range]) -> list[list[nn.Pa
     return [outside + owned[0], *owned[1:]]
 
 
-def report(losses: Sequence[Sequence[Tensor]], norms: Sequence[Tensor]) -> StepResult:
+def refuse_batch_norm(network: Network, strategy: str) -> None:
+    """Refuse layers that would count every batch twice, were their step run forward twice.
+
+    Raises:
+        ValueError: naming the strategy and the first batch or instance norm, in the network or,
+            if that is no nn.Module, in its steps, that tracks running statistics.
+    """
+    whole = network if isinstance(network, nn.Module) else nn.ModuleDict({"steps": network.steps})
+    for name, layer in whole.named_modules():
+        if isinstance(layer, _NormBase) and layer.training and layer.track_running_stats:
+            raise ValueError(
+                f"strategy {strategy} runs every step forward a second time, and "
+                f"{type(layer).__name__} {name} would update its running statistics twice; use "
+                "GroupNorm, or InstanceNorm without running statistics, in its place, or train "
+                "with strategy greedy or backprop"
+            )
+
+
+def report(losses: Sequence[Sequence[Tensor]], norms: Sequence[Tensor]) -> Losses:
     """Check and convert each module's losses and gradient norm, with one transfer.
 
     Args:

@@ -1,11 +1,34 @@
 """Greedy training: every module has its own loss, and hands its detached output on."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from gleam.batch import Batch
-from gleam.strategies.base import Module, StepResult, Strategy, report
+from gleam.strategies.base import Losses, Module, Strategy, report
+
+
+@dataclass
+class _Run:
+    """The steps of one module on one batch, as far as they were taken.
+
+    Attributes:
+        first: the module's first step.
+        next: the step to take next.
+        entry: the state before the first step.
+        state: the state after those taken.
+    """
+
+    first: int
+    next: int
+    entry: Any
+    state: Any
 
 
 class Greedy(Strategy):
@@ -13,31 +36,94 @@ class Greedy(Strategy):
 
     Each module runs forward from its detached input, is scored against the target, goes backward
     and is updated; the next one receives the output computed before that update. Holds the
-    activations of one module.
+    activations of one module and of ``lookahead`` steps.
+
+    Args:
+        network, loss, optimizer, scheduler, modules, clip: see :class:`Strategy`.
+        lookahead: add to a module's loss that of the image after so many further steps, or of the
+            last step if there are fewer; the parameters of these steps do not learn from it. 0 is
+            the published algorithm. Each step of lookahead costs a backward pass through a step
+            more, but no forward pass: later modules go on from what was computed.
+
+    Raises:
+        ValueError: if ``lookahead`` is negative, or the network has parameters outside its steps,
+            which would change while later modules need them.
     """
 
-    def train_step(self, *batches: Batch) -> StepResult:
+    def __init__(self, *arguments: Any, lookahead: int = 0, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        if lookahead < 0:
+            raise ValueError(f"lookahead must be at least 0, got {lookahead}")
+        steps = set(self.network.steps.parameters())
+        if lookahead and not steps.issuperset(self.network.parameters()):
+            raise ValueError(
+                "lookahead needs a network all of whose parameters belong to its steps; "
+                "train this one with lookahead 0"
+            )
+        self.lookahead = lookahead
+
+    def optimise(self, *batches: Batch) -> Losses:
         """See :meth:`Strategy.train_step`."""
-        states: list[Any] = [None] * len(batches)
+        chains = [[_Run(0, 0, None, self.network.start(batch))] for batch in batches]
         losses: list[list[Tensor]] = []
         norms = []
         for module in self.modules:
+            last = min(module.steps[-1] + self.lookahead, len(self.network.steps) - 1)
             losses.append([])
-            for number, batch in enumerate(batches):
-                part, states[number] = self._forward(module, states[number], batch)
-                part = part / len(batches)
-                # Parameters outside the steps may appear in every image: only their owner learns.
-                part.backward(inputs=module.trainable)
-                losses[-1].append(part.detach())
+            for runs, batch in zip(chains, batches, strict=True):
+                self._advance(runs, last, batch)
+                losses[-1].append(self._learn(module, runs, batch, len(batches)))
+                done = runs.pop(0)
+                if len(batches) > 1:
+                    runs.clear()  # to be taken again: the activations of one batch at a time
+                if not runs:
+                    runs.append(_Run(done.next, done.next, None, detach(done.state)))
+                del done
             norms.append(module.update())
         return report(losses, norms)
 
-    def _forward(self, module: Module, state: Any, batch: Batch) -> tuple[Tensor, Any]:
-        if module is self.modules[0]:
-            state = self.network.start(batch)
-        for index in module.steps:
-            state = self.network.step(index, state, batch)
-        return self.score(state, batch), detach(state)
+    def _advance(self, runs: list[_Run], last: int, batch: Batch) -> None:
+        """Take all steps up to ``last``, cut off from one another where a module begins."""
+        starts = [module.steps[0] for module in self.modules]
+        run = runs[-1]
+        while run.next <= last:
+            if run.next in starts and run.next > run.first:
+                entry = detach(run.state)
+                for tensor in _differentiable(entry):
+                    tensor.requires_grad_()
+                run = _Run(run.next, run.next, entry, entry)
+                runs.append(run)
+            run.state = self.network.step(run.next, run.state, batch)
+            run.next += 1
+
+    def _learn(self, module: Module, runs: list[_Run], batch: Batch, count: int) -> Tensor:
+        """Add to the gradient of a module, whose run comes first; returns its own loss."""
+        own = self.score(runs[0].state, batch) / count
+        outputs: list[Tensor] = []
+        gradients: list[Tensor | None] = []
+        if len(runs) > 1:
+            outputs, gradients = [self.score(runs[-1].state, batch) / count], [None]
+        for before, run in reversed([*pairwise(runs)]):
+            entry = _differentiable(run.entry)
+            with self.clock.phase("backward"):
+                found = torch.autograd.grad(
+                    outputs, entry, gradients, retain_graph=True, allow_unused=True
+                )
+            reached = [
+                (tensor, gradient)
+                for tensor, gradient in zip(_differentiable(before.state), found, strict=True)
+                if tensor.requires_grad and gradient is not None
+            ]
+            outputs, gradients = [pair[0] for pair in reached], [pair[1] for pair in reached]
+        # Parameters outside the steps may appear in every image: only their owner learns.
+        self.backward([own, *outputs], module.trainable, [None, *gradients])
+        return own.detach()
+
+
+def _differentiable(state: Any) -> list[Tensor]:
+    """The tensors of a state that a gradient can flow through, in a fixed order."""
+    tensors = (leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
+    return [tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
 
 
 def detach(state: Any) -> Any:

@@ -12,6 +12,7 @@ from gleam.config import load_config
 from gleam.data import SimulatedSubject
 from gleam.data_config import DataConfig
 from tests.gleam import tiny
+from tests.helpers import make_batch, seeded
 
 
 def data(**changes: Any) -> DataConfig:
@@ -88,3 +89,14 @@ def test_all_splits_share_one_cache_of_the_stated_size(monkeypatch: pytest.Monke
     for split in ("train", "test", "test", "train"):
         loaders[split].source[0]
     assert made == ["train-0000", "test-0000", "train-0000"]
+
+
+def test_options_of_a_strategy_reach_it_and_hidden_channels_the_network():
+    config = load_config({"strategy": {"name": "greedy", "lookahead": 2}, "network": {"hidden": 3}})
+    with seeded():
+        network = gleam.build.build_network(config.network, config.data)
+    assert gleam.build.build_strategy(config, network).lookahead == 2
+    assert network.hidden == 3
+    batch = make_batch(8, 8)
+    assert network.start(batch).shape == network.step(0, network.start(batch), batch).shape
+    assert network.start(batch).shape == (1, 4, 8, 8)

@@ -121,7 +121,8 @@ def test_an_unknown_key_at_any_level_names_the_nearest_known_one(source, key, ne
 
 def test_an_unknown_key_that_resembles_none_lists_the_known_ones():
     message = refusal({"strategy": {"zzz": 1}})
-    assert message == "strategy.zzz: unknown key; known keys: name, modules"
+    known = "name, modules, lookahead, checkpoint_every, budget"
+    assert message == f"strategy.zzz: unknown key; known keys: {known}"
 
 
 def test_an_unknown_key_among_overrides_is_refused_too():
@@ -179,7 +180,7 @@ def test_a_bad_value_in_a_list_is_located():
 def test_an_unknown_strategy_lists_the_known_ones():
     message = refusal({"strategy": "gredy"})
     assert message.startswith("strategy.name: ")
-    assert "'backprop', 'checkpoint' or 'greedy'" in message
+    assert "'backprop', 'checkpoint', 'invertible', 'offload' or 'greedy'" in message
 
 
 def test_every_mistake_is_reported_at_once():
@@ -203,6 +204,36 @@ def test_modules_that_do_not_divide_the_steps_are_refused_with_those_that_do(ste
 def test_end_to_end_strategies_have_one_module(name):
     assert refusal({"strategy": {"name": name, "modules": 2}}) == f"{name} trains one module, got 2"
     assert load_config({"strategy": {"name": name, "modules": 1}}).modules == 1
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reason"),
+    [
+        ({"name": "backprop", "lookahead": 1}, "strategy.lookahead is for greedy"),
+        ({"name": "greedy", "checkpoint_every": 2}, "strategy.checkpoint_every is for invertible"),
+        ({"name": "greedy", "budget": "1GiB"}, "strategy.budget is for auto"),
+        ({"name": "auto"}, "needs strategy.budget, such as 24GiB"),
+        ({"name": "invertible"}, "set network.regularizer to residual or coupling"),
+    ],
+)
+def test_options_of_another_strategy_and_missing_ones_are_refused(strategy, reason):
+    assert reason in refusal({"strategy": strategy})
+
+
+def test_options_of_the_strategy_itself_are_taken():
+    greedy = load_config({"strategy": {"name": "greedy", "lookahead": 2, "modules": 4}})
+    assert (greedy.strategy.lookahead, greedy.modules) == (2, 4)
+    assert load_config({"strategy": {"name": "auto", "budget": "24GiB"}}).modules == 1
+    invertible = {"name": "invertible", "checkpoint_every": 3}
+    for regularizer in ("residual", "coupling"):
+        load_config({"strategy": invertible, "network": {"regularizer": regularizer}})
+
+
+def test_bfloat16_is_refused_where_steps_are_inverted():
+    mixed = {"mixed_precision": True}
+    assert load_config({"network": mixed}).network.mixed_precision
+    message = refusal({"network": {**mixed, "regularizer": "coupling"}})
+    assert "mixed_precision is not for the regularizer coupling" in message
 
 
 def test_shared_weights_need_a_single_module():

@@ -226,5 +226,8 @@ def test_on_cuda_the_allocator_counts_what_is_new():
     assert result.source == "cuda max_memory_allocated"
 
 
-def test_process_memory_is_plausible_in_bytes():
-    assert 50e6 < process_peak_rss() < 1e12
+def test_process_memory_is_plausible_in_bytes_and_comes_with_the_peak(x):
+    before = process_peak_rss()
+    with PeakMemory() as result:
+        x.exp()
+    assert 50e6 < before <= result.rss < 1e12

@@ -22,7 +22,8 @@ from tests.helpers import make_batch, make_network, normal, relative, same, seed
 ADAM = partial(Adam, lr=1e-2, weight_decay=1e-4)
 HALVE = partial(LambdaLR, lr_lambda=lambda count: 0.5**count)  # forgets unless it is restored
 SPACE = (8, 7)
-every_strategy = pytest.mark.parametrize("name", STRATEGIES)
+# Only networks that can be inverted can be trained by all; those have tests of their own.
+every_strategy = pytest.mark.parametrize("name", sorted({*STRATEGIES} - {"invertible"}))
 both_kinds = pytest.mark.parametrize("kind", ["pgd", "modl"])
 
 
@@ -40,6 +41,12 @@ def train(strategy: Strategy, data: list[Batch]) -> list[Tensor]:
     for batch in data:
         strategy.train_step(batch)
     return weights_of(strategy.network)
+
+
+def learnt(strategy: Strategy, batch: Batch) -> dict[str, object]:
+    """What a training step reports, without what a clock said."""
+    result = strategy.train_step(batch)
+    return {key: value for key, value in result.items() if not key.endswith("_seconds")}
 
 
 def greedy_by_hand(
@@ -77,7 +84,7 @@ def test_checkpoint_gives_the_same_weights_as_backprop(kind, shared):
     results = []
     for name in ("backprop", "checkpoint"):
         strategy = make(name, make_network(kind, shared=shared), scheduler=HALVE, clip=0.5)
-        reports = [strategy.train_step(batch) for batch in data]
+        reports = [learnt(strategy, batch) for batch in data]
         results.append((weights_of(strategy.network), reports))
     assert same(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]
@@ -104,7 +111,7 @@ def test_greedy_with_one_module_equals_backprop(kind, shared):
     ours = make("greedy", make_network(kind, shared=shared), modules=1)
     theirs = make("backprop", make_network(kind, shared=shared))
     for batch in data:
-        assert ours.train_step(batch) == theirs.train_step(batch)
+        assert learnt(ours, batch) == learnt(theirs, batch)
     assert same(weights_of(ours.network), weights_of(theirs.network))
 
 
@@ -400,13 +407,13 @@ def test_a_parameter_of_the_readout_learns_from_its_owners_loss_only():
     assert relative(gradients[0], alone.gain.grad) < 1e-6
 
 
-def test_frozen_parameters_stay_as_they_are():
-    for name in STRATEGIES:
-        network = make_network()
-        for step in network.steps:
-            step.step_size.requires_grad_(False)
-        train(make(name, network), batches(2))
-        assert all(step.step_size.item() == 1 for step in network.steps)
+@every_strategy
+def test_frozen_parameters_stay_as_they_are(name):
+    network = make_network()
+    for step in network.steps:
+        step.step_size.requires_grad_(False)
+    train(make(name, network), batches(2))
+    assert all(step.step_size.item() == 1 for step in network.steps)
 
 
 def test_the_state_handed_on_is_the_output_before_the_update():

@@ -33,7 +33,10 @@ SETTINGS: dict[str, Any] = {
         "save_every": 2,
     },
 }
-TIMES = ("data_seconds", "step_seconds")
+TIMES = (
+    *("data_seconds", "step_seconds"),
+    *("forward_seconds", "backward_seconds", "update_seconds"),
+)
 
 
 def settings(out: Path, **changes: Any) -> Config:
