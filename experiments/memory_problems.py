@@ -68,9 +68,27 @@ class Problem(Section):
                     f"{name} changes {', '.join(shared)}, which must be the same for all "
                     f"variants; what may differ begins with {' or '.join(FREE)}"
                 )
-            if values.get("trained_as", name) not in variants:
-                raise ValueError(f"{name} must be trained as one of {[*variants]}")
+            target = variants.get(values.get("trained_as", name), {})
+            mine, other = (
+                {
+                    k: v
+                    for k, v in settings.items()
+                    if not k.startswith("strategy.") and k not in OWN
+                }
+                for settings in (values, target)
+            )
+            if "trained_as" in values and ("trained_as" in target or mine != other):
+                raise ValueError(
+                    f"{name} can be trained as another variant only if that is trained itself and "
+                    f"differs in the strategy alone, got {values['trained_as']}"
+                )
         return variants
+
+
+def _different(values: dict[str, Any], target: dict[str, Any]) -> set[str]:
+    """Settings of two variants that differ and are not about the strategy."""
+    keys = {key for key in {**values, **target} if not key.startswith("strategy.")}
+    return {key for key in keys - {*OWN} if values.get(key) != target.get(key)}
 
 
 def read_problems(

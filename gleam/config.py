@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +12,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from gleam.data_config import Count, DataConfig, Positive, Section
+from models.unrolled import LARGEST_INVERTIBLE_STEP
+
+UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
 
 OPTIONS = {"lookahead": "greedy", "checkpoint_every": "invertible", "budget": "auto"}
 """Settings that only one strategy has."""
@@ -56,7 +60,7 @@ class StrategyConfig(Section):
     lookahead: Annotated[int, Field(ge=0)] = 0
     """greedy: a module's loss adds that after so many further steps, which it cannot change."""
     checkpoint_every: Count | None = None
-    """invertible: keep the state after every so many steps; only the last if none."""
+    """invertible: keep the state after every so many steps; 4 if none."""
     budget: str | None = None
     """auto: memory, such as 24GiB."""
 
@@ -125,6 +129,20 @@ class Config(Section):
                 raise ValueError(f"strategy.{key} is for {name}, but strategy is {strategy.name}")
         if strategy.name == "auto" and strategy.budget is None:
             raise ValueError("strategy auto needs strategy.budget, such as 24GiB")
+        if strategy.budget is not None:
+            parse_bytes(strategy.budget)  # refuses what is no size
+        alone = strategy.name == "greedy" and self.modules == network.steps > 1
+        if network.hidden and alone and not strategy.lookahead:
+            raise ValueError(
+                "network.hidden channels are read by the next step only, so that in modules of one "
+                "step they learn nothing: set strategy.lookahead to 1 or more, or fewer modules"
+            )
+        largest = LARGEST_INVERTIBLE_STEP
+        if network.regularizer != "cnn" and (network.step_size or 0) >= largest:
+            raise ValueError(
+                f"network.step_size must be below {largest} with the regularizer "
+                f"{network.regularizer}, got {network.step_size}"
+            )
         if strategy.name == "invertible" and network.regularizer == "cnn":
             raise ValueError(
                 "strategy invertible recomputes the input of every step from its output, which a "
@@ -176,6 +194,22 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, **overrides: An
 def dump_config(config: Config) -> dict[str, Any]:
     """Plain values (for YAML, JSON or a checkpoint) from which :func:`load_config` reads back."""
     return config.model_dump(mode="json")
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from a number with the unit GiB, MiB, GB or MB, such as "24GiB".
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    size = int(float(match[1]) * UNITS.get(match[2], 0)) if match else 0
+    if not size:
+        raise ConfigError(
+            f"memory must be a positive number with a unit of {', '.join(UNITS)}, such as 24GiB, "
+            f"got {text!r}"
+        )
+    return size
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Peak:
     Attributes:
         source: what was counted; numbers of different sources must not be compared.
         bytes: peak of newly allocated tensors: what existed before the block does not count, and
-            freeing it is no credit.
+            freeing it is no credit (on CUDA it is).
         total: peak of new tensors together with those parameters, gradients, optimizer state and
             inputs of the start that are still held; on CUDA of all there is on the device.
         parts: ``total`` split into "parameters", "gradients", "optimizer" (its state, and what

@@ -47,8 +47,11 @@ def plan(
     from gleam.config import load_config, parse_overrides
     from gleam.planning import plan as plan_strategies
 
-    checked = load_config(config, **parse_overrides(overrides or []))
+    changes = parse_overrides(overrides or [])
     size = None if shape is None else parse_shape(shape)
+    if size is not None:
+        changes["data.size"] = list(size)  # else simulated data might not fit data.items
+    checked = load_config(config, **changes)
     print_plan(plan_strategies(checked, shape=size, coils=coils, budget=budget), console)
 
 
@@ -81,9 +84,9 @@ def print_plan(plan: Plan, console: Console) -> None:
         budget = f"{format_bytes(plan.budget)} with {plan.margin:.0%} to spare"
         if plan.recommended is None:
             smallest = min(plan.rows, key=lambda row: row.bytes)
-            advice = f"nothing fits {budget}; {_named(smallest)} needs least"
+            advice = f"nothing fits {budget}; {smallest.named} needs least"
         else:
-            advice = f"fastest that fits {budget}: {_named(plan.recommended)}"
+            advice = f"fastest that fits {budget}: {plan.recommended.named}"
         console.print(advice, highlight=False)
         if plan.deepest is not None:
             console.print(f"deepest that fits: {_deep(plan.deepest)}", highlight=False)
@@ -114,13 +117,6 @@ def _table(plan: Plan) -> Table:
 def _size(size: int, unit: str) -> str:
     value = size / (2**30 if unit == "GiB" else 2**20)
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
-
-
-def _named(row: Row) -> str:
-    length = row.steps // row.modules
-    if row.strategy != "greedy":
-        return row.strategy
-    return f"greedy, {row.modules} modules of {length} step{'s' * (length > 1)}"
 
 
 def _deep(row: Row) -> str:

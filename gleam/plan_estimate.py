@@ -7,6 +7,7 @@ middle and a last of each: tests hold that against measured runs.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import product
 
@@ -14,6 +15,7 @@ from gleam.config import Config, load_config
 from gleam.cost import MACHINES
 from gleam.plan_shapes import BatchShape
 from gleam.plan_trace import trace
+from gleam.strategies.invertible import KEEP_EVERY
 from models.unrolled import INVERTIBLE_ITERATIONS
 
 CG_ITERATIONS = 10  # of MoDLStep by default
@@ -85,14 +87,13 @@ class Estimator:
             return None
         if free >= 0:
             count += math.floor(stride * free / growth)
-        while count and need(count) > limit:
-            count -= 1
+        count = bisect_right(range(1, count + 1), limit, key=need)
         return count * length if greedy else count
 
     def _lengths(self, name: str) -> tuple[int, int]:
         """From this number of steps a module on, costs grow by the same for every so many more."""
-        every = self._config.strategy.checkpoint_every
-        if name == "invertible" and every:
+        if name == "invertible":
+            every = self._config.strategy.checkpoint_every or KEEP_EVERY
             return max(3, every + 1), every
         if name != "greedy":
             return 3, 1

@@ -7,13 +7,12 @@ steps and modules; memory and work grow linearly with both from there, and so th
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from gleam.config import Config, ConfigError, load_config
+from gleam.config import UNITS, Config, ConfigError, load_config, parse_bytes
 from gleam.plan_estimate import Estimator, solver_iterations
 from gleam.plan_shapes import BatchShape, batch_shape
 from gleam.plan_trace import FIXED_POINT
@@ -21,7 +20,6 @@ from gleam.plan_trace import FIXED_POINT
 MARGIN = 0.10
 """Share of the prediction kept free for what it leaves out."""
 TIE = 1.10  # times that differ by less than the predictions' error are equally fast
-UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,14 @@ class Row:
     exact_gradient: bool
     fits: bool | None = None
     deepest: int | None = None
+
+    @property
+    def named(self) -> str:
+        """Strategy and, of greedy, its modules in words."""
+        if self.strategy != "greedy":
+            return self.strategy
+        length = self.steps // self.modules
+        return f"greedy, {self.modules} modules of {length} step{'s' * (length > 1)}"
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ def recommend(rows: Sequence[Row]) -> Row | None:
     """The fastest row that fits; of those about as fast, first the exact gradients.
 
     Strategies within 10 % of the smallest time count as equally fast. Of these, end-to-end
-    gradients come before greedy ones, longer modules before shorter, and less memory before more.
+    gradients come before greedy ones, longer modules before shorter, and then the faster first.
     """
     fitting = [row for row in rows if row.fits is not False]
     if not fitting:
@@ -148,11 +154,12 @@ def recommend(rows: Sequence[Row]) -> Row | None:
     return min(equal, key=lambda row: (not row.exact_gradient, row.modules, row.time))
 
 
-def choose_strategy(config: Config) -> Config:
+def choose_strategy(config: Config, resume: bool = False) -> Config:
     """The configuration with strategy auto replaced by the one recommended for its budget.
 
     Args:
         config: any; one whose strategy is not auto is returned as it is.
+        resume: if there is a run in the folder of the configuration, take its strategy.
 
     Raises:
         ConfigError: if nothing fits; says how much would be needed.
@@ -160,13 +167,16 @@ def choose_strategy(config: Config) -> Config:
     """
     if config.strategy.name != "auto":
         return config
+    before = config.out / "config.yaml"
+    if resume and before.exists():
+        return load_config(config, strategy=load_config(before).strategy.model_dump())
     found = plan(config)
     chosen = found.recommended
     if chosen is None:
         smallest = min(found.rows, key=lambda row: row.bytes)
         raise ConfigError(
             f"strategy.budget = {config.strategy.budget} is too little for any strategy: the "
-            f"smallest need is that of {smallest.strategy} with {smallest.modules} modules, "
+            f"smallest need is that of {smallest.named}, "
             f"{format_bytes(smallest.bytes * (1 + MARGIN))} with the margin of {MARGIN:.0%}; raise "
             "the budget, or lower network.features, data.slab or training.batch_size"
         )
@@ -174,21 +184,6 @@ def choose_strategy(config: Config) -> Config:
     return load_config(
         config, strategy={"name": chosen.strategy, "modules": modules, "budget": None}
     )
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes from a number with the unit GiB, MiB, GB or MB, such as "24GiB".
-
-    Raises:
-        ConfigError: for anything else.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match[2] not in UNITS or float(match[1]) == 0:
-        raise ConfigError(
-            f"memory must be a positive number with a unit of {', '.join(UNITS)}, such as 24GiB, "
-            f"got {text!r}"
-        )
-    return int(float(match[1]) * UNITS[match[2]])
 
 
 def format_bytes(size: float) -> str:
@@ -206,8 +201,12 @@ def _candidates(config: Config, device: str) -> Iterator[tuple[str, int]]:
     if device == "cuda":
         yield "offload", 1
     steps = config.network.steps
-    if not config.network.shared:  # and a single module is backprop
-        yield from (("greedy", n) for n in range(2, steps + 1) if steps % n == 0)
+    if config.network.shared:
+        return
+    learning = config.strategy.lookahead or not config.network.hidden
+    for modules in range(2, steps + 1):  # a single one is backprop
+        if steps % modules == 0 and (modules < steps or learning):
+            yield "greedy", modules
 
 
 def _depth(row: Row) -> float:
@@ -217,7 +216,10 @@ def _depth(row: Row) -> float:
 def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    return "cuda" if name.startswith("cuda") else "cpu"
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(f"device: must be cpu, cuda, cuda:N or auto, got {name}")
+    return kind
 
 
 def _notes(config: Config, device: str) -> tuple[str, ...]:

@@ -109,7 +109,7 @@ class RunFolder:
         now = _flatten(dump_config(config))
         free = {"out", "device", "training.patience"}
         free |= {"training.validate_every", "training.save_every"}
-        free |= {"data.cache", "data.skip_bad"}
+        free |= {"data.cache", "data.skip_bad", "strategy.checkpoint_every"}
         if config.training.schedule == "constant":
             free.add("training.iterations")
         keys = before.keys() | now.keys()

@@ -86,7 +86,7 @@ def train(
         TrainingDiverged: at NaN or infinity, or if strategy invertible cannot undo the steps; the
             last good checkpoint stays as it was.
     """
-    checked = choose_strategy(load_config(config, **overrides))
+    checked = choose_strategy(load_config(config, **overrides), resume)
     device = build_device(checked.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(checked.seed)

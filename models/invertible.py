@@ -97,7 +97,10 @@ class InvertibleResidual(nn.Module):
 
     def _move(self, image: Tensor, scale: Tensor) -> Tensor:
         channels = to_channels(image)
-        return to_complex(_apply(self.residual, channels) * scale)
+        cudnn = torch.backends.cudnn
+        # TF32 rounds so much that the fixed point would be lost; elsewhere it stays as it was set.
+        with cudnn.flags(cudnn.enabled, cudnn.benchmark, cudnn.deterministic, allow_tf32=False):
+            return to_complex(_apply(self.residual, channels) * scale)
 
 
 class Coupling(nn.Module):
@@ -168,6 +171,8 @@ class NormBound:
         """The bound for weights ``(outputs, inputs, *[3] * ndim)``, a scalar with a gradient."""
         known = self._weight
         if known is None or known.device != weight.device or not torch.equal(known, weight):
+            if not weight.detach().isfinite().all():
+                return weight.sum() * math.nan  # to be seen in the loss; LAPACK would refuse it
             self._weight = weight.detach().clone()
             waves = _waves(self.ndim, self._weight)
             norms = torch.linalg.matrix_norm(_symbols(self._weight, waves), 2)

@@ -43,7 +43,8 @@ class Greedy(Strategy):
         lookahead: add to a module's loss that of the image after so many further steps, or of the
             last step if there are fewer; the parameters of these steps do not learn from it. 0 is
             the published algorithm. Each step of lookahead costs a backward pass through a step
-            more, but no forward pass: later modules go on from what was computed.
+            more, but no forward pass: later modules go on from what was computed. (With several
+            batches a training step it is computed again, in the memory of one batch.)
 
     Raises:
         ValueError: if ``lookahead`` is negative, or the network has parameters outside its steps,
@@ -88,9 +89,7 @@ class Greedy(Strategy):
         run = runs[-1]
         while run.next <= last:
             if run.next in starts and run.next > run.first:
-                entry = detach(run.state)
-                for tensor in _differentiable(entry):
-                    tensor.requires_grad_()
+                entry = follow(run.state)
                 run = _Run(run.next, run.next, entry, entry)
                 runs.append(run)
             run.state = self.network.step(run.next, run.state, batch)
@@ -104,26 +103,20 @@ class Greedy(Strategy):
         if len(runs) > 1:
             outputs, gradients = [self.score(runs[-1].state, batch) / count], [None]
         for before, run in reversed([*pairwise(runs)]):
-            entry = _differentiable(run.entry)
+            entry = tensors(run.entry)
             with self.clock.phase("backward"):
                 found = torch.autograd.grad(
                     outputs, entry, gradients, retain_graph=True, allow_unused=True
                 )
             reached = [
                 (tensor, gradient)
-                for tensor, gradient in zip(_differentiable(before.state), found, strict=True)
+                for tensor, gradient in zip(tensors(before.state), found, strict=True)
                 if tensor.requires_grad and gradient is not None
             ]
             outputs, gradients = [pair[0] for pair in reached], [pair[1] for pair in reached]
         # Parameters outside the steps may appear in every image: only their owner learns.
         self.backward([own, *outputs], module.trainable, [None, *gradients])
         return own.detach()
-
-
-def _differentiable(state: Any) -> list[Tensor]:
-    """The tensors of a state that a gradient can flow through, in a fixed order."""
-    tensors = (leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
-    return [tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
 
 
 def detach(state: Any) -> Any:
@@ -141,3 +134,17 @@ def detach(state: Any) -> Any:
     raise TypeError(
         f"a state must be tensors, alone or in tuples, lists or dicts, got {type(state).__name__}"
     )
+
+
+def follow(state: Any) -> Any:
+    """The same state cut off its history, its tensors leaves that gradients can be taken of."""
+    state = detach(state)
+    for tensor in tensors(state):
+        tensor.requires_grad_()
+    return state
+
+
+def tensors(state: Any) -> list[Tensor]:
+    """The tensors of a state that can have a gradient, in a fixed order."""
+    leaves = (leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
+    return [leaf for leaf in leaves if leaf.is_floating_point() or leaf.is_complex()]

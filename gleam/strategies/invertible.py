@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils._pytree import tree_leaves
 
 from gleam.batch import Batch
 from gleam.strategies.base import (
@@ -19,7 +18,10 @@ from gleam.strategies.base import (
     Strategy,
     report,
 )
-from gleam.strategies.greedy import detach
+from gleam.strategies.greedy import detach, follow, tensors
+
+KEEP_EVERY = 4
+"""Steps between states that are kept. MoDL multiplies errors by ``1 + 1 / lambda`` a step."""
 
 
 class InvertibleNetwork(Network, Protocol):
@@ -34,7 +36,7 @@ class InvertibilityError(RuntimeError):
 
 
 class Invertible(Strategy):
-    """End-to-end training that stores the last state only (arXiv 1707.04585, 2003.05551).
+    """End-to-end training that stores few states and no activations (1707.04585, 2003.05551).
 
     The backward pass goes back step by step: it recomputes the step's input, runs the step from
     there with autograd, and takes the gradient through it. Wherever it comes to a state that is
@@ -44,7 +46,8 @@ class Invertible(Strategy):
         network: as for every strategy, with a method ``inverse(index, state, batch)`` beside
             ``step``.
         loss: as for every strategy, as are ``optimizer``, ``scheduler``, ``modules`` and ``clip``.
-        checkpoint_every: keep the state after every so many steps; only the last if None.
+        checkpoint_every: keep the state after every so many steps, of which errors grow no
+            further; :data:`KEEP_EVERY` if None. As many as there are steps keep the last only.
         tolerance: largest relative error of a recomputed state. Gradients are off by up to a
             hundred times as much.
 
@@ -72,7 +75,7 @@ class Invertible(Strategy):
         check_invertible(network)
         super().__init__(network, loss, optimizer, scheduler, modules, clip)
         self.undo = network.inverse
-        self.checkpoint_every = checkpoint_every or len(network.steps)
+        self.checkpoint_every = checkpoint_every or KEEP_EVERY
         self.tolerance = tolerance
 
     def optimise(self, *batches: Batch) -> Losses:
@@ -85,13 +88,9 @@ class Invertible(Strategy):
         parts: list[Tensor] = []
         drifts: list[tuple[range, Tensor]] = []
         for batch in batches:
-            state, kept = self._forward(batch)
-            state = follow(state)
-            part = self.score(state, batch) / len(batches)
-            self.backward([part])
-            parts.append(part.detach())
-            with self.clock.phase("backward"):
-                drifts += self._go_back(state, kept, batch)
+            part, found = self._learn(batch, len(batches))
+            parts.append(part)
+            drifts += found
         self._check(torch.stack(parts), drifts)
         return report([parts], [self.modules[0].update()])
 
@@ -106,37 +105,39 @@ class Invertible(Strategy):
             state = self.network.step(index, state, batch)
         return state, kept
 
-    def _go_back(
-        self, state: Any, kept: dict[int, Any], batch: Batch
-    ) -> list[tuple[range, Tensor]]:
-        """From the last state and its gradient to the first; how far off recomputed states were.
+    def _learn(self, batch: Batch, count: int) -> tuple[Tensor, list[tuple[range, Tensor]]]:
+        """Add a batch's share to the gradients, from the last state back to the first.
 
         Returns:
-            For every row of steps whose inputs were recomputed the relative error of the last of
-            them, which has come the longest way: the first step of a row follows a known state,
-            and so the true one is its predecessor's output.
+            The loss, and for every row of steps whose inputs were recomputed the relative error of
+            the last of them, which has come the longest way: the first step of a row follows a
+            known state, and so the true one is its predecessor's output.
         """
+        state, kept = self._forward(batch)
+        state = follow(state)
+        part = self.score(state, batch) / count
+        self.backward([part])
         drifts = []
-        steps = self.modules[0].steps
-        start = self.network.start(batch)
-        end = len(steps)  # of the row
-        for index in reversed(steps):
-            known = index == 0 or index in kept
-            if index == 0:
-                before = start
-            elif known:
-                before = kept.pop(index)
-            else:
-                with torch.no_grad():
-                    before = self.undo(index, detach(state), batch)
-            before = follow(before)
-            output = self.network.step(index, before, batch)
-            if known and index + 1 < end:
-                drifts.append((range(index + 1, end), relative_error(state, output)))
-            self._pull(output, state)
-            state, end = before, index if known else end
-        self._pull(start, state)
-        return drifts
+        end = len(self.modules[0].steps)  # of the row
+        with self.clock.phase("backward"):
+            for index in reversed(self.modules[0].steps):
+                known = index == 0 or index in kept
+                if index == 0:
+                    before = start = self.network.start(batch)
+                elif known:
+                    before = kept.pop(index)
+                else:
+                    with torch.no_grad():
+                        before = self.undo(index, detach(state), batch)
+                before = follow(before)
+                output = self.network.step(index, before, batch)
+                if known and index + 1 < end:
+                    drifts.append((range(index + 1, end), relative_error(state, output)))
+                self._pull(output, state)
+                del output
+                state, end = before, index if known else end
+            self._pull(start, state)
+        return part.detach(), drifts
 
     def _pull(self, output: Any, followed: Any) -> None:
         """Take the gradient of a followed state through the computation of that state."""
@@ -160,11 +161,10 @@ class Invertible(Strategy):
         raise InvertibilityError(
             f"undoing steps {steps[-1]} to {steps[0]}, counted from 0, must lead back to the state "
             f"before them within a relative error of {self.tolerance:g}, but the error is "
-            f"{float(errors[worst]):.1g}: the gradients would be wrong, and no parameter was "
-            "changed. Set strategy.checkpoint_every to a number smaller than "
-            f"{len(steps) + 1}, or make the steps easier to undo: network.regularizer coupling, a "
-            "smaller network.step_size, a larger network.weight (lambda) or more "
-            "network.cg_iterations"
+            f"{float(errors[worst]):.3g}: the gradients would be wrong, and no parameter was "
+            f"changed. Set strategy.checkpoint_every to {(len(steps) + 1) // 2} or less, or make "
+            "the steps easier to undo: network.regularizer coupling, a smaller network.step_size, "
+            "a larger network.weight (lambda) or more network.cg_iterations"
         )
 
 
@@ -195,28 +195,9 @@ def check_invertible(network: InvertibleNetwork) -> None:
                 )
 
 
-def follow(state: Any) -> Any:
-    """The same state cut off its history, every number in it a leaf that collects its gradient."""
-    state = detach(state)
-    for tensor in tensors(state):
-        tensor.requires_grad_()
-    return state
-
-
-def tensors(state: Any) -> list[Tensor]:
-    """The tensors of a state that can have a gradient."""
-    return [
-        leaf
-        for leaf in tree_leaves(state)
-        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
-    ]
-
-
 @torch.no_grad()
 def relative_error(state: Any, truth: Any) -> Tensor:
-    """Norm of the difference as a fraction of the norm of the truth, of the worst tensor."""
-    errors = [
-        (ours - theirs).norm() / theirs.norm().clamp_min(torch.finfo(theirs.dtype).tiny)
-        for ours, theirs in zip(tensors(state), tensors(truth), strict=True)
-    ]
-    return torch.stack([error.double() for error in errors]).max()
+    """Norm of the difference as a fraction of the norm of the truth, over all tensors."""
+    pairs = [*zip(tensors(state), tensors(truth), strict=True)]
+    missed = torch.stack([(ours - theirs).norm().double() for ours, theirs in pairs]).norm()
+    return missed / torch.stack([theirs.norm().double() for _, theirs in pairs]).norm()

@@ -249,3 +249,30 @@ def test_a_demonstration_that_was_stopped_evaluates_nothing(tmp_path: Path, monk
     monkeypatch.setattr(gleam.demo, "evaluate", lambda *_, **__: pytest.fail("was evaluated"))
     gleam.demo.run_demo(tmp_path, 0, False, Console(quiet=True))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_compares_all_strategies_and_says_what_fits(tmp_path: Path, capsys):
+    (tmp_path / "run.yaml").write_text("network: {steps: 4, features: 8}\n")
+    size = ("--shape", "64,48", "--coils", 3)
+    printed = run(capsys, "plan", tmp_path / "run.yaml", *size, "--budget", "1GiB")
+    assert "1 x (64, 48), 3 coils" in printed
+    rows = [line.split() for line in printed.splitlines()]
+    named = [(row[0], row[1]) for row in rows if len(row) == 11 and row[-2] == "yes"]
+    wanted = [("backprop", "1"), ("checkpoint", "1"), ("greedy", "2"), ("greedy", "4")]
+    assert named == wanted
+    assert "fastest that fits 1.00 GiB with 10% to spare: " in printed
+    volume = ("data.items=volumes", "--shape", "16,32,32", "--coils", 2)
+    assert "1 x (16, 32, 32), 2 coils" in run(capsys, "plan", tmp_path / "run.yaml", *volume)
+    printed = run(capsys, "plan", tmp_path / "run.yaml", *size, "--budget", "1MiB")
+    assert "nothing fits 1.00 MiB with 10% to spare; greedy, 4 modules of 1 step" in printed
+
+
+def test_a_plan_refuses_what_it_cannot_read(tmp_path: Path, capsys):
+    (tmp_path / "run.yaml").write_text("{}\n")
+    for words, message in (
+        (("--budget", "24"), "24GiB"),
+        (("--shape", "64xabc"), "--shape must be whole numbers"),
+        (("--shape", "8,64,64"), "must be (y, x)"),
+        (("device=tpu",), "must be cpu, cuda, cuda:N or auto"),
+    ):
+        assert message in fail(capsys, "plan", tmp_path / "run.yaml", *words)

@@ -6,7 +6,14 @@ from typing import get_args
 import pytest
 import yaml
 
-from gleam.config import Config, ConfigError, dump_config, load_config, parse_overrides
+from gleam.config import (
+    Config,
+    ConfigError,
+    dump_config,
+    load_config,
+    parse_bytes,
+    parse_overrides,
+)
 from gleam.data_config import MaskConfig
 
 
@@ -213,6 +220,7 @@ def test_end_to_end_strategies_have_one_module(name):
         ({"name": "greedy", "checkpoint_every": 2}, "strategy.checkpoint_every is for invertible"),
         ({"name": "greedy", "budget": "1GiB"}, "strategy.budget is for auto"),
         ({"name": "auto"}, "needs strategy.budget, such as 24GiB"),
+        ({"name": "auto", "budget": "24"}, "memory must be a positive number with a unit"),
         ({"name": "invertible"}, "set network.regularizer to residual or coupling"),
     ],
 )
@@ -227,6 +235,43 @@ def test_options_of_the_strategy_itself_are_taken():
     invertible = {"name": "invertible", "checkpoint_every": 3}
     for regularizer in ("residual", "coupling"):
         load_config({"strategy": invertible, "network": {"regularizer": regularizer}})
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("24GiB", 24 * 2**30),
+        ("1.5 GiB", 3 * 2**29),
+        ("512MiB", 2**29),
+        ("2GB", 2 * 10**9),
+        (" 7 MB", 7_000_000),
+    ],
+)
+def test_units_of_memory_are_understood(text, wanted):
+    assert parse_bytes(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["24", "24G", "24gib", "GiB", "-1GiB", "0GiB", "1e3MB", "1e-9GB", ""]
+)
+def test_other_words_for_memory_are_refused(text):
+    with pytest.raises(ConfigError, match=r"positive number with a unit of GiB, MiB, GB, MB"):
+        parse_bytes(text)
+
+
+def test_hidden_channels_that_nothing_teaches_are_refused():
+    hidden = {"hidden": 2, "steps": 4}
+    message = refusal({"network": hidden})
+    assert "set strategy.lookahead to 1 or more, or fewer modules" in message
+    for strategy in ({"lookahead": 1}, {"modules": 2}, {"name": "backprop"}):
+        load_config({"network": hidden, "strategy": strategy})
+
+
+def test_a_step_size_that_cannot_be_undone_is_refused():
+    network = {"regularizer": "coupling", "step_size": 0.5}
+    assert "network.step_size must be below 0.5" in refusal({"network": network})
+    load_config({"network": {**network, "step_size": 0.49}})
+    load_config({"network": {"step_size": 2.0}})
 
 
 def test_bfloat16_is_refused_where_steps_are_inverted():

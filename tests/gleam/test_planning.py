@@ -19,7 +19,7 @@ from gleam.plan_command import parse_shape, print_plan
 from gleam.plan_estimate import Estimator, variant
 from gleam.plan_shapes import batch_shape
 from gleam.plan_trace import trace
-from gleam.planning import MARGIN, Plan, Row, choose_strategy, parse_bytes, plan, recommend
+from gleam.planning import MARGIN, Plan, Row, choose_strategy, plan, recommend
 from gleam.strategies.offload import Lane
 from tests.helpers import normal, seeded
 
@@ -233,26 +233,6 @@ def test_strategy_auto_becomes_what_fits_its_budget():
         chosen(needs["greedy", 4] // 2)
     other = configured(**settings, strategy="checkpoint")
     assert choose_strategy(other) is other
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("24GiB", 24 * 2**30),
-        ("1.5 GiB", 3 * 2**29),
-        ("512MiB", 2**29),
-        ("2GB", 2 * 10**9),
-        (" 7 MB", 7_000_000),
-    ],
-)
-def test_units_of_memory_are_understood(text, wanted):
-    assert parse_bytes(text) == wanted
-
-
-@pytest.mark.parametrize("text", ["24", "24G", "24gib", "GiB", "-1GiB", "0GiB", "1e3MB", ""])
-def test_other_words_for_memory_are_refused(text):
-    with pytest.raises(ConfigError, match=r"positive number with a unit of GiB, MiB, GB, MB"):
-        parse_bytes(text)
 
 
 @pytest.mark.parametrize(

@@ -412,7 +412,9 @@ def test_frozen_parameters_stay_as_they_are(name):
     network = make_network()
     for step in network.steps:
         step.step_size.requires_grad_(False)
+    before = weights_of(network)
     train(make(name, network), batches(2))
+    assert not same(before, weights_of(network))
     assert all(step.step_size.item() == 1 for step in network.steps)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import gleam
 import gleam.evaluation
+import gleam.planning
 import gleam.trainer
 from gleam.build import build_network, build_strategy
 from gleam.checkpoint import read_checkpoint
@@ -19,6 +20,7 @@ from gleam.config import ConfigError, load_config
 from gleam.data import DataError, Loader, write_scan
 from gleam.metrics import evaluate_slice
 from gleam.run_folder import RunFolderError
+from gleam.strategies import STRATEGIES
 from gleam.strategies.base import Module
 from gleam.trainer import TrainingDiverged
 from physics.masks import random_columns
@@ -388,3 +390,28 @@ def test_weight_decay_spares_step_sizes_and_lambdas(tmp_path: Path, step: str):
         decay = {p: g["weight_decay"] for g in module.optimizer.param_groups for p in g["params"]}
         assert decay == {p: 0.1 if p.ndim else 0.0 for p in module.parameters}
         assert 0.0 in decay.values()
+
+
+def test_strategy_auto_trains_with_what_fits_its_budget_and_keeps_it_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    auto = {"name": "auto", "budget": "1GiB"}
+    tiny.train(tmp_path / "auto", strategy=auto, **{"training.iterations": 4})
+    chosen = yaml.safe_load((tmp_path / "auto/config.yaml").read_text())["strategy"]
+    assert chosen["name"] in STRATEGIES
+    monkeypatch.setattr(gleam.planning, "plan", lambda *_: pytest.fail("planned again"))
+    again = tiny.train(tmp_path / "auto", resume=True, strategy=auto)
+    assert again.iteration == 6
+    tiny.train(tmp_path / "plain", strategy=chosen)
+    tiny.assert_same_run(tmp_path / "auto", tmp_path / "plain")
+
+
+def test_strategy_auto_says_what_is_needed_where_nothing_fits(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"0\.1MiB is too little for any strategy"):
+        tiny.train(tmp_path, strategy={"name": "auto", "budget": "0.1MiB"})
+
+
+def test_a_run_that_loses_invertibility_stops_with_its_iteration_and_the_cure(tmp_path: Path):
+    network = {"step": "modl", "steps": 4, "features": 4, "weight": 0.001, "cg_iterations": 2}
+    with pytest.raises(TrainingDiverged, match=r"iteration 1: .*checkpoint_every"):
+        tiny.train(tmp_path, network=network | {"regularizer": "coupling"}, strategy="invertible")
