@@ -29,7 +29,7 @@ def test_a_new_folder_holds_the_resolved_configuration(tmp_path: Path):
     RunFolder(config, resume=False)
     written = yaml.safe_load((tmp_path / "deep" / "run" / "config.yaml").read_text())
     assert load_config(written) == config
-    assert written["network"]["cg_iterations"] == 10  # a default
+    assert written["network"]["padding"] == "zeros"  # a default
 
 
 def test_a_folder_with_a_run_is_refused(tmp_path: Path):
