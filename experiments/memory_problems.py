@@ -85,12 +85,6 @@ class Problem(Section):
         return variants
 
 
-def _different(values: dict[str, Any], target: dict[str, Any]) -> set[str]:
-    """Settings of two variants that differ and are not about the strategy."""
-    keys = {key for key in {**values, **target} if not key.startswith("strategy.")}
-    return {key for key in keys - {*OWN} if values.get(key) != target.get(key)}
-
-
 def read_problems(
     settings: Path, preset: str, names: Sequence[str] | None = None
 ) -> dict[str, Problem]:

@@ -162,8 +162,9 @@ def markdown(report: Mapping[str, Any], stem: str) -> str:
         "optimizer state nor measurement; exact on a CPU, where offloaded activations still count. "
         "Time: median of a step with one thread, all variants in turn; its ratio to checkpointing "
         "of the same depth is the median of the ratios within a round. Forward and backward do not "
-        "hold the update of the parameters. Of greedy variants that fit a memory, that with the "
-        "best PSNR on validation scans is compared; p is of a sign-flip permutation test.\n",
+        "hold the update of the parameters. Rate: of learning. Of greedy variants that fit a "
+        "memory, that with the best PSNR on validation scans is compared; p is of a sign-flip "
+        "permutation test.\n",
     ]
     for name, problem in report["problems"].items():
         lines += _sources(name, problem)
@@ -203,16 +204,18 @@ def _setting(problem: Mapping[str, Any]) -> str:
 
 def _table(rows: Sequence[Row]) -> list[str]:
     lines = [
-        "| variant | strategy | modules | steps | lookahead | hidden | parameters | peak [MB] "
-        "| activations [MB] | step [ms] | forward + backward [ms] | / checkpoint | PSNR [dB] "
+        "| variant | strategy | modules | steps | lookahead | hidden | rate | parameters "
+        "| peak [MB] | activations [MB] | step [ms] | forward + backward [ms] | / checkpoint | PSNR [dB] "
         "| SSIM |",
-        "|" + "---|" * 14,
+        "|" + "---|" * 15,
     ]
     for row in rows:
         phases = (f"{1e3 * row[f'{phase}_seconds']:.1f}" for phase in ("forward", "backward"))
         cells = [
             *(str(row[key]) for key in ("variant", "strategy", "modules", "steps")),
-            *(str(row[key]) for key in ("lookahead", "hidden", "parameters")),
+            *(str(row[key]) for key in ("lookahead", "hidden")),
+            f"{row['learning_rate']:g}",
+            str(row["parameters"]),
             f"{row['peak_bytes'] / 1e6:.2f}",
             f"{row['activations_bytes'] / 1e6:.2f}",
             f"{1e3 * row['step_seconds']:.1f}",

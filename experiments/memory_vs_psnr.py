@@ -1,6 +1,6 @@
 """Memory against image quality: every training strategy on the same problem.
 
-    python -m experiments.memory_vs_psnr --preset quick|full [--problem knee2d knee3d]
+    python -m experiments.memory_vs_psnr --preset quick|full|tuning [--problem knee2d knee3d]
         [--jobs 2] [--out FOLDER] [--remeasure] [--publish]
 
 A preset holds problems, a problem a configuration of its own, variants of it and seeds. Variants
@@ -90,7 +90,7 @@ def run(
         out: folder of the runs and the report, ``runs/memory_vs_psnr/PRESET`` by default.
         jobs: trainings at a time, each a process with one thread.
         remeasure: measure costs again that were measured before.
-        publish: a second folder for the report, whose files are then named memory_vs_psnr.
+        publish: a second folder for the report, whose files are then named memory_vs_psnr_PRESET.
         settings: YAML file of presets.
 
     Returns:
@@ -110,7 +110,7 @@ def run(
     report = {"preset": preset, "problems": summaries}
     write_report(report, folder, "results")
     if publish is not None:
-        write_report(report, publish, "memory_vs_psnr")
+        write_report(report, publish, f"memory_vs_psnr_{preset}")
     return report
 
 
@@ -223,7 +223,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="quick", help="quick: 15 minutes; full: 3 hours")
+    parser.add_argument(
+        "--preset", default="quick", help="quick: 15 minutes; full: 3 hours; tuning"
+    )
     parser.add_argument("--problem", nargs="+", help="some of the preset's problems")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     parser.add_argument("--out", type=Path, help=f"default: {RUNS}/PRESET")

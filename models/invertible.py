@@ -104,11 +104,11 @@ class InvertibleResidual(nn.Module):
 
 
 class Coupling(nn.Module):
-    """Additive coupling of real and imaginary parts (arXiv 1410.8516).
+    """Additive coupling of two halves of a state (arXiv 1410.8516).
 
-    ``real <- real + F(imaginary)``, then ``imaginary <- imaginary + G(real)``, undone in the
-    opposite order by subtraction. (With the image as one half and hidden channels as the other
-    nothing would be learned: as long as F and G are zero, neither has a gradient.)
+    ``a <- a + F(b)``, then ``b <- b + G(a)``, undone in the opposite order by subtraction. The
+    halves are the first and the last channels, such as the image and as many hidden ones; of an
+    odd number of channels the real and the imaginary parts, which know little of each other.
 
     Args:
         channels: of the images, complex.
@@ -125,26 +125,33 @@ class Coupling(nn.Module):
     ) -> None:
         super().__init__()
         self.ndim = ndim
+        self.even = channels % 2 == 0
         self.first = chain(channels, features, layers, ndim)
         self.second = chain(channels, features, layers, ndim)
 
     def forward(self, image: Tensor) -> Tensor:
         """Complex ``(batch, channels, *space)`` to the same shape and dtype."""
-        real, imaginary = self._parts(image)
-        real = real + _apply(self.first, imaginary)
-        return torch.complex(real, imaginary + _apply(self.second, real))
+        a, b = self._halves(image)
+        a = a + _apply(self.first, b)
+        return self._join(a, b + _apply(self.second, a))
 
     @torch.no_grad()
     def inverse(self, image: Tensor) -> Tensor:
         """The image that :meth:`forward` takes to this one."""
-        real, imaginary = self._parts(image)
-        imaginary = imaginary - _apply(self.second, real)
-        return torch.complex(real - _apply(self.first, imaginary), imaginary)
+        a, b = self._halves(image)
+        b = b - _apply(self.second, a)
+        return self._join(a - _apply(self.first, b), b)
 
-    def _parts(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def _halves(self, image: Tensor) -> tuple[Tensor, Tensor]:
         check_axes(image, self.ndim)
         channels = to_channels(image)
+        half = channels.shape[1] // 2
+        if self.even:
+            return channels[:, :half], channels[:, half:]
         return channels[:, 0::2], channels[:, 1::2]
+
+    def _join(self, a: Tensor, b: Tensor) -> Tensor:
+        return to_complex(torch.cat([a, b], 1)) if self.even else torch.complex(a, b)
 
 
 class NormBound:

@@ -194,7 +194,7 @@ class UnrolledNetwork(nn.Module):
         make_step: builds one step, ``(image, measurements) -> image``.
         steps: how many.
         shared: one set of weights for all steps instead of one each.
-        hidden: complex channels that a step hands on beside the image, zero at the start.
+        hidden: complex channels that a step hands on beside the image.
 
     Raises:
         ValueError: if ``steps`` is below one or ``hidden`` below zero.
@@ -221,14 +221,20 @@ class UnrolledNetwork(nn.Module):
     def start(self, batch: Measurements) -> Tensor:
         """The state before the first step: the zero-filled image, hidden channels zero.
 
-        In double precision if the steps have inverses, which multiply every error.
+        If the steps have inverses, it is in double precision, for these multiply every error, and
+        hidden channels are copies of the image: a coupling moves one half of the state by what the
+        other holds, and from zeros nothing would ever be learned.
         """
         image = batch.zero_filled
         if self.invertible:
             image = image.to(torch.complex128)
         if not self.hidden:
             return image
-        return join_state(image, image.new_zeros(len(image), self.hidden, *image.shape[2:]))
+        if not self.invertible:
+            return join_state(image, image.new_zeros(len(image), self.hidden, *image.shape[2:]))
+        enough = -(-self.hidden // image.shape[1])
+        copies = image.repeat(1, enough, *[1] * (image.ndim - 2))
+        return join_state(image, copies[:, : self.hidden])
 
     def step(self, index: int, state: Tensor, batch: Measurements) -> Tensor:
         """Advance the state by unrolled iteration ``index``, counted from zero."""

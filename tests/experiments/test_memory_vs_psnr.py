@@ -193,7 +193,7 @@ def test_csv_and_json_agree_and_hold_what_was_measured(done: Path):
         assert row["psnr_mean"] == pytest.approx(sum(seeds) / 2)
         assert row["psnr_std"] == pytest.approx(stdev(seeds))
     text = (done / "results.md").read_text()
-    assert "| greedy-3 | greedy | 3 | 3 | 0 | 0 |" in text
+    assert "| greedy-3 | greedy | 3 | 3 | 0 | 0 | 0.001 |" in text
     assert "commit " in text
     assert (done / "results_knee.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -224,6 +224,14 @@ def test_costs_are_measured_again_when_a_variant_changes_or_joins(tmp_path: Path
     memory_cost.measure_problem(tmp_path, "a", changed)
     assert len(measured) == 3
     assert measured[0] == ["backprop-3", "greedy-3", "checkpoint 3 (reference)"]
+
+
+def test_learning_rates_are_tuned_with_seeds_and_scans_of_their_own():
+    full, tuning = (read_problems(SETTINGS, preset) for preset in ("full", "tuning"))
+    for name, problem in tuning.items():
+        assert problem.base.data == full[name].base.data
+        assert problem.base.seed != full[name].base.seed
+        assert not {*problem.seeds} & {*full[name].seeds}
 
 
 @pytest.mark.parametrize("key", ["data.coils", "training.iterations", "seed", "training.loss"])
