@@ -205,8 +205,8 @@ def _setting(problem: Mapping[str, Any]) -> str:
 def _table(rows: Sequence[Row]) -> list[str]:
     lines = [
         "| variant | strategy | modules | steps | lookahead | hidden | rate | parameters "
-        "| peak [MB] | activations [MB] | step [ms] | forward + backward [ms] | / checkpoint | PSNR [dB] "
-        "| SSIM |",
+        "| peak [MB] | activations [MB] | step [ms] | forward + backward [ms] | / checkpoint "
+        "| PSNR [dB] | SSIM |",
         "|" + "---|" * 15,
     ]
     for row in rows:
