@@ -132,6 +132,25 @@ def test_a_convolution_keeps_the_size(size):
     assert layer(torch.ones(1, 2, 6, 7)).shape == (1, 3, 6, 7)
 
 
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_convolution_over_planes_is_one_over_the_volume(size, depth):
+    """Values, gradients and channels-last layout, also of volumes thinner than the kernel."""
+    with seeded():
+        layer = perturb(convolution(3, 2, 3, size, bias=True).double())
+    x = normal(2, 2, depth, 6, 7, dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    weight = normal(2, 3, depth, 6, 7, seed=1, dtype=torch.float64)
+    wanted = F.conv3d(x, layer.weight, layer.bias, padding=size // 2)
+    got = layer(x)
+    assert relative(got, wanted) < 1e-12
+    assert got.is_contiguous(memory_format=torch.channels_last_3d)
+    sources = [x, layer.weight, layer.bias]
+    theirs, ours = (torch.autograd.grad((y * weight).sum(), sources) for y in (wanted, got))
+    for one, other in zip(ours, theirs, strict=True):
+        assert relative(one, other) < 1e-12
+
+
 @pytest.mark.parametrize("network", [ResNet, ConvNet])
 def test_images_of_another_dimension_are_refused(network):
     with seeded():
