@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
-# Okabe and Ito's colours, told apart by the colour-blind; every curve has a marker of its own too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# Okabe and Ito's colours, told apart by the colour-blind, then some more; markers differ as well.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"),
+    *("#8C510A", "#5E3C99", "#999999", "#7F0000", "#808000"),
+)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 AREA = 160.0  # of the marker of the slowest step, in square points
 FONT = 8
@@ -133,20 +136,25 @@ def _drawn(axes: Axes, curves: Iterable[Sequence[Row]]) -> list[Bbox]:
 
 
 def _spread_out(axes: Axes, labels: Sequence[Annotation], taken: list[Bbox]) -> None:
-    """Move every label to the nearest place beside its point where nothing else stands."""
+    """Move every label to the nearest place beside its point where nothing else stands.
+
+    Where there is none, it covers as few things as possible.
+    """
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     unit = axes.figure.dpi / 72
     frame = axes.get_window_extent()
+
+    def trouble(box: Bbox) -> tuple[bool, int]:
+        inside = frame.contains(*box.min) and frame.contains(*box.max)
+        return not inside, box.count_overlaps(taken)
+
     for label in labels:
         half = np.array(Text.get_window_extent(label).size) / 2  # without its leader line
         point = axes.transData.transform(label.xy)
-        for reach, direction in ((r, d) for r in DISTANCES for d in DIRECTIONS):
-            offset = np.array(direction) * (reach * unit + half)
-            box = Bbox([point + offset - half, point + offset + half])
-            free = not any(box.overlaps(other) for other in taken)
-            if free and frame.contains(*box.min) and frame.contains(*box.max):
-                break
-        label.set_position(tuple(offset / unit))
-        taken.append(box)
+        offsets = [np.array(d) * (r * unit + half) for r in DISTANCES for d in DIRECTIONS]
+        boxes = [Bbox([point + o - half, point + o + half]) for o in offsets]
+        best = min(range(len(boxes)), key=lambda number: trouble(boxes[number]))
+        label.set_position(tuple(offsets[best] / unit))
+        taken.append(boxes[best])
