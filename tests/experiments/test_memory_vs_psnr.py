@@ -474,3 +474,18 @@ def test_labels_of_the_figure_name_depth_and_time_and_do_not_overlap(tmp_path: P
     assert {"1 step, 6 ms", "16 steps, 96 ms"} <= {label.get_text() for label in labels}
     boxes = [Text.get_window_extent(label) for label in labels]
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_labels_stay_inside_the_figure_where_error_bars_leave_no_free_place(
+    tmp_path: Path, monkeypatch
+):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
+    point = {"curve": "a", "steps": 8, "step_seconds": 0.2, "psnr_mean": 30.0, "psnr_std": 9.0}
+    draw(tmp_path / "f.png", [{**point, "activations_bytes": 1e6 * n} for n in range(8, 20)], "t")
+    axes = figures[0].axes[0]
+    labels = [text for text in axes.texts if isinstance(text, Annotation)]
+    boxes = [Text.get_window_extent(label) for label in labels]
+    frame = axes.get_window_extent()
+    assert len(boxes) == 12
+    assert all(frame.contains(*corner) for box in boxes for corner in (box.min, box.max))
