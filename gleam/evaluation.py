@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gleam.allocator import keep_freed_memory
 from gleam.baselines import best_l1_wavelet, cg_sense
 from gleam.batch import Batch
 from gleam.build import build_device, build_loaders, build_masks, build_network, build_source
@@ -160,6 +161,7 @@ def open_network(checkpoint: str | Path, device: str) -> tuple[UnrolledNetwork, 
     with torch.random.fork_rng(devices=[]):  # the first weights are replaced
         network = build_network(config.network, config.data)
     load_weights(network, content["network"], checkpoint)
+    keep_freed_memory()
     return network.to(build_device(device)).eval(), config
 
 

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from gleam.allocator import keep_freed_memory
 from gleam.batch import Batch
 from gleam.stopwatch import Seconds, Stopwatch
 
@@ -147,6 +148,7 @@ class Strategy(ABC):
             raise ValueError(f"clip must be positive, got {clip}")
         if self.recomputes:
             refuse_batch_norm(network, type(self).__name__.lower())
+        keep_freed_memory()
         self.network = network
         self.loss = loss
         self.clock = Stopwatch()
