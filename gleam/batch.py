@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from physics.operators import Sense
+
+Item = TypeVar("Item")
 
 FIELDS = ("kspace", "mask", "maps", "target", "scale")
 
@@ -146,6 +148,29 @@ def collate(batches: Sequence[Batch]) -> Batch:
             raise ValueError(f"a batch needs equal shapes, got {name} of {sorted(shapes)}")
         joined[name] = torch.cat(values)
     return replace(first, **joined)
+
+
+def share(batches: Sequence[Sequence[Item]], number: int, count: int) -> list[Sequence[Item]]:
+    """One of several equal shares: some of the batches or, of each, some of the images.
+
+    Args:
+        batches: sequences of whatever stands for an image.
+        number: of the share, counted from zero.
+        count: of the shares.
+
+    Raises:
+        ValueError: if neither the batches nor the images in each can be divided by the count.
+    """
+    each, rest = divmod(len(batches), count)
+    if not rest:
+        return list(batches[number * each : (number + 1) * each])
+    if any(len(batch) % count for batch in batches):
+        raise ValueError(
+            f"{count} replicas need equal shares: {count} must divide the number of batches, "
+            f"{len(batches)}, or of images in each, {[len(batch) for batch in batches]}"
+        )
+    sizes = [len(batch) // count for batch in batches]
+    return [b[number * n : (number + 1) * n] for b, n in zip(batches, sizes, strict=True)]
 
 
 def _pick(values: Tensor, number: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from gleam.config import OPTIONS, Config, ConfigError, NetworkConfig
+from gleam.config import Config, ConfigError, NetworkConfig
 from gleam.data import Loader, Scan, ScanSource, SimulatedSubject
 from gleam.data.cache import Cache
 from gleam.data.estimate import estimate_maps
@@ -23,6 +23,7 @@ from gleam.data.splits import scans_of_splits
 from gleam.data_config import DataConfig
 from gleam.losses import LOSSES
 from gleam.strategies import STRATEGIES, Strategy
+from gleam.strategy_config import OPTIONS
 from models.complex import ComplexImages
 from models.invertible import Coupling, InvertibleResidual
 from models.resnet import ConvNet, ResNet
@@ -83,7 +84,10 @@ def _build_regularizer(config: NetworkConfig, data: DataConfig) -> nn.Module:
 def build_strategy(config: Config, network: UnrolledNetwork) -> Strategy:
     """The training strategy, with one optimizer and scheduler a module."""
     training, chosen = config.training, config.strategy
-    own = [key for key in ("lookahead", "checkpoint_every") if OPTIONS[key] == chosen.name]
+    own = {key: getattr(chosen, key) for key, name in OPTIONS.items() if name == chosen.name}
+    if chosen.name == "greedy-parallel":
+        own |= config.ray.model_dump()
+        own["timeline"] = config.out / "timeline.json" if chosen.timeline else None
     return STRATEGIES[chosen.name](
         network,
         LOSSES[training.loss],
@@ -91,7 +95,7 @@ def build_strategy(config: Config, network: UnrolledNetwork) -> Strategy:
         partial(_cosine, iterations=training.iterations) if training.schedule == "cosine" else None,
         modules=config.modules,
         clip=training.clip,
-        **{key: getattr(chosen, key) for key in own},
+        **own,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +51,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the run in the folder stopped.")
     ] = False,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="If the run is killed, start it again, so often at most.")
+    ] = 0,
 ) -> None:
     """Train a network; checkpoints, metrics and learning curves land in the folder "out".
 
@@ -57,9 +61,15 @@ def train(
     the same as if it had never stopped.
     """
     from gleam.config import load_config, parse_overrides
+    from gleam.supervise import supervise
     from gleam.trainer import train as train_network
 
     checked = load_config(config, **parse_overrides(overrides or []))
+    if restarts:
+        command = [sys.executable, "-m", "gleam", "train", str(config), *(overrides or [])]
+        again = [*command, "--resume"]
+        status = supervise(again if resume else command, again, restarts, console.print)
+        raise typer.Exit(status if status >= 0 else 128 - status)
     result = train_network(checked, resume=resume)
     state = "finished" if result.finished else "stopped"
     console.print(f"{state} after {result.iteration} iterations; the folder is {result.folder}")
@@ -164,7 +174,10 @@ def main() -> None:
     from gleam.checkpoint import CheckpointError
     from gleam.config import ConfigError
     from gleam.data import DataError
+    from gleam.parallel.session import MissingRayError
+    from gleam.parallel.worker import WorkerError
     from gleam.run_folder import RunFolderError
+    from gleam.strategies import OutOfReachError
     from gleam.trainer import TrainingDiverged
 
     try:
@@ -175,6 +188,9 @@ def main() -> None:
         DataError,
         RunFolderError,
         TrainingDiverged,
+        MissingRayError,
+        OutOfReachError,
+        WorkerError,
         OSError,
         ValueError,
         TypeError,

@@ -12,12 +12,10 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from gleam.data_config import Count, DataConfig, Positive, Section
+from gleam.strategy_config import GREEDY, OPTIONS, RayConfig, StrategyConfig
 from models.unrolled import LARGEST_INVERTIBLE_STEP
 
 UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
-
-OPTIONS = {"lookahead": "greedy", "checkpoint_every": "invertible", "budget": "auto"}
-"""Settings that only one strategy has."""
 
 
 class ConfigError(ValueError):
@@ -48,26 +46,6 @@ class NetworkConfig(Section):
     """Conjugate-gradient iterations of modl; if none 10, or 100 with an invertible regularizer."""
     mixed_precision: bool = False
     """Run the CNN, not the physics, in bfloat16."""
-
-
-class StrategyConfig(Section):
-    """How the network is trained."""
-
-    name: Literal["auto", "backprop", "checkpoint", "invertible", "offload", "greedy"] = "greedy"
-    """auto: the fastest whose planned memory fits the budget."""
-    modules: Count | None = None
-    """Modules of equal length; for greedy one for each step if none."""
-    lookahead: Annotated[int, Field(ge=0)] = 0
-    """greedy: a module's loss adds that after so many further steps, which it cannot change."""
-    checkpoint_every: Count | None = None
-    """invertible: keep the state after every so many steps; 4 if none."""
-    budget: str | None = None
-    """auto: memory, such as 24GiB."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
 
 class TrainingConfig(Section):
@@ -101,6 +79,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     strategy: StrategyConfig = StrategyConfig()
+    ray: RayConfig = RayConfig()
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="after")
@@ -113,6 +92,12 @@ class Config(Section):
                 f"choose from {fitting}"
             )
         self._options_fit()
+        replicas, training = self.strategy.replicas, self.training
+        if training.accumulate % replicas and training.batch_size % replicas:
+            raise ValueError(
+                f"strategy.replicas = {replicas} must divide training.accumulate = "
+                f"{training.accumulate} or training.batch_size = {training.batch_size}"
+            )
         if self.network.shared and modules > 1:
             raise ValueError(
                 "greedy modules cannot share weights: set network.shared to false "
@@ -122,16 +107,17 @@ class Config(Section):
 
     def _options_fit(self) -> None:
         strategy, network = self.strategy, self.network
-        if strategy.name != "greedy" and self.modules > 1:
+        if strategy.name not in GREEDY and self.modules > 1:
             raise ValueError(f"{strategy.name} trains one module, got {self.modules}")
         for key, name in OPTIONS.items():
-            if getattr(strategy, key) and strategy.name != name:
+            default = StrategyConfig.model_fields[key].default
+            if getattr(strategy, key) != default and strategy.name != name:
                 raise ValueError(f"strategy.{key} is for {name}, but strategy is {strategy.name}")
         if strategy.name == "auto" and strategy.budget is None:
             raise ValueError("strategy auto needs strategy.budget, such as 24GiB")
         if strategy.budget is not None:
             parse_bytes(strategy.budget)  # refuses what is no size
-        alone = strategy.name == "greedy" and self.modules == network.steps > 1
+        alone = strategy.name in GREEDY and self.modules == network.steps > 1
         if network.hidden and alone and not strategy.lookahead:
             raise ValueError(
                 "network.hidden channels are read by the next step only, so that in modules of one "
@@ -159,7 +145,7 @@ class Config(Section):
     @property
     def modules(self) -> int:
         """Number of modules, with the default filled in."""
-        default = self.network.steps if self.strategy.name == "greedy" else 1
+        default = self.network.steps if self.strategy.name in GREEDY else 1
         return self.strategy.modules or default
 
 

@@ -19,7 +19,7 @@ from gleam.checkpoint import load_weights, read_checkpoint, read_config
 from gleam.config import Config, load_config
 from gleam.data import DataError, Example, Loader, find_scans
 from gleam.metrics import evaluate_scan, evaluate_slice, summarise
-from gleam.strategies.base import Network
+from gleam.strategies.modules import Network
 from models.unrolled import UnrolledNetwork
 from physics.masks import acceleration
 

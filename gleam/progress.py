@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gleam.memory import process_peak_rss
-from gleam.strategies import StepResult
+from gleam.strategies import Iteration
 
 LINE_SECONDS = 10.0
 SHOWN_LOSSES = 8  # of more modules the first and the last
@@ -67,9 +67,9 @@ class Display:
         """Show a validation PSNR [dB] from now on."""
         self._psnr = psnr
 
-    def advance(self, iteration: int, result: StepResult, waited: float = 0.0) -> None:
-        """Show the result of an iteration, counted from one, that waited so long for data [s]."""
-        self._waited += waited
+    def advance(self, iteration: int, result: Iteration) -> None:
+        """Show the result of an iteration, counted from one."""
+        self._waited += result["data_seconds"]
         facts = self._facts(iteration, result)
         self._bar.update(self._task, completed=iteration, facts=facts)
         now = time.monotonic()
@@ -77,7 +77,7 @@ class Display:
             self._line = now
             self.say(f"{iteration}/{self._total}  {facts}  {self._time_left(iteration, now)}")
 
-    def _facts(self, iteration: int, result: StepResult) -> str:
+    def _facts(self, iteration: int, result: Iteration) -> str:
         losses = [f"{loss:.3g}" for loss in result["module_losses"]]
         shown = losses if len(losses) <= SHOWN_LOSSES else [losses[0], "…", losses[-1]]
         passed = max(1e-9, time.monotonic() - self._start)
@@ -89,6 +89,8 @@ class Display:
         ]
         if self._waited > SHOWN_WAIT * passed:
             facts.append(f"{self._waited / passed:.0%} waiting for data")
+        if "idle" in result:
+            facts.append(_workers(result))
         return "  ".join(facts)
 
     def _memory(self) -> str:
@@ -99,3 +101,12 @@ class Display:
     def _time_left(self, iteration: int, now: float) -> str:
         seconds = (now - self._start) / (iteration - self._first) * (self._total - iteration)
         return f"{seconds / 60:.1f} min left"
+
+
+def _workers(result: Iteration) -> str:
+    """Of every worker: iterations a second if it never waited, idle share, batches waiting."""
+    shown = zip(result["worker_seconds"], result["idle"], result["queues"], strict=True)
+    return "workers " + " | ".join(
+        f"{1 / max(1e-9, seconds):.2f} it/s, idle {idle:.0%}, queue {queue}"
+        for seconds, idle, queue in shown
+    )

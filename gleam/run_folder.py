@@ -14,6 +14,7 @@ import yaml
 from gleam.checkpoint import versions
 from gleam.config import Config, dump_config, load_config
 from gleam.plots import learning_curves
+from gleam.strategy_config import GREEDY, PARALLEL
 
 
 class RunFolderError(RuntimeError):
@@ -107,12 +108,15 @@ class RunFolder:
             )
         before = _flatten(dump_config(load_config(self._config)))
         now = _flatten(dump_config(config))
+        keys = before.keys() | now.keys()
         free = {"out", "device", "training.patience"}
         free |= {"training.validate_every", "training.save_every"}
         free |= {"data.cache", "data.skip_bad", "strategy.checkpoint_every"}
+        free |= {key for key in keys if key.startswith("ray.")}
+        if before["strategy.name"] in GREEDY and now["strategy.name"] in GREEDY:  # the same weights
+            free |= {"strategy.name"} | {f"strategy.{key}" for key in PARALLEL}
         if config.training.schedule == "constant":
             free.add("training.iterations")
-        keys = before.keys() | now.keys()
         changed = sorted(k for k in keys - free if before.get(k) != now.get(k))
         if changed:
             raise RunFolderError(

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
-import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 
-from gleam.batch import Batch
 from gleam.build import (
     build_device,
     build_loaders,
@@ -23,13 +19,14 @@ from gleam.build import (
 )
 from gleam.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from gleam.config import Config, dump_config, load_config
-from gleam.data import DataError
+from gleam.data import DataError, Feed
 from gleam.evaluation import reconstructions
 from gleam.metrics import evaluate_slice, summarise
 from gleam.planning import choose_strategy
 from gleam.progress import Display
 from gleam.run_folder import Records, RunFolder
-from gleam.strategies import InvertibilityError, NonFiniteError, StepResult
+from gleam.stop_signals import StopSignals
+from gleam.strategies import InvertibilityError, Iteration, NonFiniteError, OutOfReachError
 
 
 class TrainingDiverged(RuntimeError):
@@ -101,7 +98,11 @@ class _Trainer:
         self.loaders = build_loaders(config.data, config.seed)
         if missing := {"train", "validate"} - self.loaders.keys():
             raise DataError(f"{config.data.path} must have scans to {' and to '.join(missing)} on")
-        self.loader, self.validation = self.loaders["train"], self.loaders["validate"]
+        training = config.training
+        self.feed = Feed(
+            self.loaders["train"], training.batch_size, training.accumulate, config.data.workers
+        )
+        self.validation = self.loaders["validate"]
         self.network = build_network(config.network, config.data).to(self.device)
         self.strategy = build_strategy(config, self.network)
         self.folder = RunFolder(config, resume)
@@ -118,15 +119,20 @@ class _Trainer:
         records = self.folder.open_records()
         display = Display(self.config.training.iterations, self.iteration, self.device, self.quiet)
         try:
-            with display, _StopSignals() as stop:
+            self.strategy.notice = display.say
+            with display, StopSignals() as stop:
                 self.loop(records, display, stop)
         except DataError as error:
             if self.iteration == 0:
                 raise
-            self.save(self.folder.last)
+            try:
+                self.save(self.folder.last)
+                saved = f"was saved after iteration {self.iteration}"
+            except OutOfReachError:
+                saved = "has its last regular checkpoint"
             raise DataError(
-                f"{error}. The run was saved after iteration {self.iteration}: repair the file, or "
-                "leave such files out with data.skip_bad=true, and go on with --resume"
+                f"{error}. The run {saved}: repair the file, or leave such files out with "
+                "data.skip_bad=true, and go on with --resume"
             ) from error
         finally:
             records.close()
@@ -142,31 +148,51 @@ class _Trainer:
             self.skipped,
         )
 
-    def loop(self, records: Records, display: Display, stop: _StopSignals) -> None:
-        training, data = self.config.training, self.config.data
-        batches = self.loader.stream(
-            self.iteration,
-            training.iterations,
-            training.batch_size,
-            training.accumulate,
-            data.workers,
-        )
-        if self.iteration and self.due(training.validate_every) and not self.validated:
+    def loop(self, records: Records, display: Display, stop: StopSignals) -> None:
+        if self.iteration and self.due(self.config.training.validate_every) and not self.validated:
             display.validated(self.validate(records))  # a scan could not be read before
+        results = self.strategy.train(
+            self.feed, self.iteration, self.config.training.iterations, self.keeps
+        )
         while not (self.finished or stop.requested):
-            result, waited = self.step(batches, records)
-            display.advance(self.iteration, result, waited)
-            if self.due(training.validate_every):
-                display.validated(self.validate(records))
-            if self.due(training.save_every):
-                self.save(self.folder.last)
+            self.step(results, records, display)
+            self.look(records, display)
         if not self.finished:
-            self.save(self.folder.last)
-            display.say(f"stopped after iteration {self.iteration}; go on with --resume")
-        elif self.iteration < training.iterations:
+            self.wind_up(records, display)
+        elif self.iteration < self.config.training.iterations:
             display.say(f"stopped early: {self.worse} validations without a better PSNR")
         for reason in self.skipped:
             display.say(f"left out: {reason}")
+
+    def look(self, records: Records, display: Display) -> None:
+        """Validate and save, if that is due."""
+        if self.due(self.config.training.validate_every):
+            display.validated(self.validate(records))
+        if self.due(self.config.training.save_every):
+            self.save(self.folder.last)
+
+    def wind_up(self, records: Records, display: Display) -> None:
+        """After a request to stop: finish what is under way, and save."""
+        with self.explained():
+            for result in self.strategy.stop():
+                self.follow(result, records, display)
+        if self.finished:
+            self.look(records, display)
+            return
+        try:
+            self.save(self.folder.last)
+        except OutOfReachError as error:
+            display.say(f"stopped: {error}; go on from the last checkpoint with --resume")
+        else:
+            display.say(f"stopped after iteration {self.iteration}; go on with --resume")
+
+    def keeps(self, iteration: int) -> bool:
+        """Whether the weights after so many iterations are needed."""
+        training = self.config.training
+        last = iteration == training.iterations
+        return last or not all(
+            iteration % n for n in (training.validate_every, training.save_every)
+        )
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -187,29 +213,27 @@ class _Trainer:
     def due(self, every: int) -> bool:
         return self.iteration % every == 0 or self.finished
 
-    def step(self, stream: Iterator[list[Batch]], records: Records) -> tuple[StepResult, float]:
-        """One iteration; returns its result and how long it waited for data [s]."""
-        started = time.perf_counter()
-        batches = next(stream)
-        loaded = time.perf_counter()
-        rate = self.strategy.modules[0].optimizer.param_groups[0]["lr"]
+    def step(self, results: Iterator[Iteration], records: Records, display: Display) -> None:
+        with self.explained():
+            result = next(results)
+        self.follow(result, records, display)
+
+    def follow(self, result: Iteration, records: Records, display: Display) -> None:
+        """Write down and show the result of the next iteration."""
         self.iteration += 1
+        records.write({"iteration": self.iteration, **result})
+        display.advance(self.iteration, result)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Errors of the next iteration as what the user should know."""
         try:
-            result = self.strategy.train_step(*(batch.to(self.device) for batch in batches))
+            yield
         except NonFiniteError as error:
+            self.iteration += 1
             raise self.diverged(str(error)) from None
         except InvertibilityError as error:
-            raise TrainingDiverged(f"iteration {self.iteration}: {error}") from None
-        records.write(
-            {
-                "iteration": self.iteration,
-                **result,
-                "learning_rate": rate,
-                "data_seconds": round(loaded - started, 6),
-                "step_seconds": round(time.perf_counter() - loaded, 6),
-            }
-        )
-        return result, loaded - started
+            raise TrainingDiverged(f"iteration {self.iteration + 1}: {error}") from None
 
     def validate(self, records: Records) -> float:
         self.strategy.synchronise()
@@ -263,35 +287,3 @@ class _Trainer:
         torch.set_rng_state(content["random"]["cpu"])
         if self.device.type == "cuda" and content["random"]["cuda"] is not None:
             torch.cuda.set_rng_state(content["random"]["cuda"], self.device)
-
-
-class _StopSignals:
-    """Turns the first SIGINT or SIGTERM into a request; the second acts as usual."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._request) for number in self.SIGNALS}
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._restore()
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}

@@ -1,7 +1,7 @@
 """Scans: where they come from, the examples in them, and batches made of those."""
 
 from gleam.data.examples import Example, Source
-from gleam.data.loader import Loader
+from gleam.data.loader import Feed, Loader
 from gleam.data.readers import find_scans, open_scan
 from gleam.data.readers.prepared import write_scan
 from gleam.data.scan import DataError, Scan
@@ -11,6 +11,7 @@ from gleam.data.sources import ScanSource
 __all__ = [
     "DataError",
     "Example",
+    "Feed",
     "Loader",
     "Scan",
     "ScanSource",

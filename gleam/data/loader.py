@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gleam.batch import Batch, collate
+from gleam.batch import Batch, collate, share
 from gleam.data.examples import Example, Source, generator, stable_seed
 from gleam.data.scan import DataError
 from physics.masks import draw_mask
@@ -89,37 +90,58 @@ class Loader:
         """Numbers of the examples not found to be bad so far."""
         return [index for index in range(len(self.source)) if index not in self._bad]
 
-    def training(self, iteration: int, batch_size: int = 1, accumulate: int = 1) -> list[Batch]:
+    def training(
+        self,
+        iteration: int,
+        batch_size: int = 1,
+        accumulate: int = 1,
+        shard: tuple[int, int] = (0, 1),
+    ) -> list[Batch]:
         """The batches of one training iteration, counted from zero.
 
         A batch holds examples of one shape. Of each shape, every epoch visits all examples once,
         in a new order; every visit draws a new mask.
 
+        Args:
+            iteration: its number.
+            batch_size: images in each batch.
+            accumulate: batches.
+            shard: number of an equal share of the batches or, where they cannot be divided, of
+                the images in each; and how many shares there are.
+
         Returns:
-            ``accumulate`` batches of ``batch_size`` images each.
+            The batches of that share.
 
         Raises:
             DataError: if an example cannot be read and ``skip_bad`` is not set.
         """
-        batches = []
-        for number in range(iteration * accumulate, (iteration + 1) * accumulate):
-            examples = self._members(number, batch_size)
-            first = number * batch_size
-            batches.append(collate([self._visit(i, first + n) for n, i in enumerate(examples)]))
-        return batches
+        visits = [
+            [(i, number * batch_size + n) for n, i in enumerate(self._members(number, batch_size))]
+            for number in range(iteration * accumulate, (iteration + 1) * accumulate)
+        ]
+        return [
+            collate([self._visit(index, position) for index, position in together])
+            for together in share(visits, *shard)
+        ]
 
     def stream(
-        self, first: int, last: int, batch_size: int = 1, accumulate: int = 1, workers: int = 0
+        self,
+        first: int,
+        last: int,
+        batch_size: int = 1,
+        accumulate: int = 1,
+        workers: int = 0,
+        shard: tuple[int, int] = (0, 1),
     ) -> Iterator[list[Batch]]:
         """:meth:`training` for iterations ``first`` up to ``last``, prepared by worker processes.
 
         Raises:
             DataError: as :meth:`training`.
         """
-        iterations = _Iterations(self, batch_size, accumulate)
+        iterations = _Iterations(self, batch_size, accumulate, shard)
         if workers == 0:
             for number in range(first, last):
-                yield self.training(number, batch_size, accumulate)
+                yield self.training(number, batch_size, accumulate, shard)
             return
         ahead = torch.utils.data.DataLoader(
             iterations,
@@ -216,12 +238,42 @@ class Loader:
         return example.slab(min(max(0, middle - rows // 2), height - rows), rows)
 
 
+@dataclass(frozen=True)
+class Feed:
+    """The batches of training as a function of the iterations, which may travel to workers.
+
+    Attributes:
+        loader: of the training split.
+        batch_size, accumulate: of every iteration, see :meth:`Loader.training`.
+        workers: processes that load ahead, in each process that trains.
+        shard: see :meth:`Loader.training`.
+    """
+
+    loader: Loader
+    batch_size: int = 1
+    accumulate: int = 1
+    workers: int = 0
+    shard: tuple[int, int] = (0, 1)
+
+    def __call__(self, first: int, last: int) -> Iterator[list[Batch]]:
+        """Batches of the iterations ``first`` up to ``last``, counted from zero."""
+        return self.loader.stream(
+            first, last, self.batch_size, self.accumulate, self.workers, self.shard
+        )
+
+    def shared(self, number: int, count: int) -> Feed:
+        """An equal share of these batches, see :meth:`Loader.training`."""
+        return replace(self, shard=(number, count))
+
+
 class _Iterations(torch.utils.data.Dataset):
     """Training iterations by number, for worker processes; errors are handed over as values."""
 
-    def __init__(self, loader: Loader, batch_size: int, accumulate: int) -> None:
+    def __init__(
+        self, loader: Loader, batch_size: int, accumulate: int, shard: tuple[int, int]
+    ) -> None:
         self._loader = loader
-        self._sizes = batch_size, accumulate
+        self._sizes = batch_size, accumulate, shard
 
     def __getitem__(self, number: int) -> tuple[list[Batch] | DataError, set[str]]:
         try:

@@ -1,10 +1,17 @@
 """Training strategies behind one switch."""
 
-from gleam.strategies.base import NonFiniteError, StepResult, Strategy
+from gleam.strategies.base import (
+    Iteration,
+    NonFiniteError,
+    OutOfReachError,
+    StepResult,
+    Strategy,
+)
 from gleam.strategies.end_to_end import Backprop, Checkpoint
 from gleam.strategies.greedy import Greedy
 from gleam.strategies.invertible import InvertibilityError, Invertible
 from gleam.strategies.offload import Offload
+from gleam.strategies.parallel import GreedyParallel
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "backprop": Backprop,
@@ -12,6 +19,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "invertible": Invertible,
     "offload": Offload,
     "greedy": Greedy,
+    "greedy-parallel": GreedyParallel,
 }
 
 __all__ = [
@@ -19,10 +27,13 @@ __all__ = [
     "Backprop",
     "Checkpoint",
     "Greedy",
+    "GreedyParallel",
     "InvertibilityError",
     "Invertible",
+    "Iteration",
     "NonFiniteError",
     "Offload",
+    "OutOfReachError",
     "StepResult",
     "Strategy",
 ]

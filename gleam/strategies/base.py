@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Protocol, TypedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor
 
 from gleam.allocator import keep_freed_memory
 from gleam.batch import Batch
 from gleam.stopwatch import Seconds, Stopwatch
+from gleam.strategies.modules import (
+    MakeOptimizer,
+    MakeScheduler,
+    Module,
+    Network,
+    own_parameters,
+    refuse_batch_norm,
+    split_steps,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-MakeScheduler = Callable[[Optimizer], LRScheduler]
-
-
-class Network(Protocol):
-    """An unrolled network; the state is a tensor, or tensors in tuples, lists or dicts."""
-
-    steps: nn.ModuleList
-
-    def start(self, batch: Any) -> Any:
-        """The state before the first step."""
-
-    def step(self, index: int, state: Any, batch: Any) -> Any:
-        """Advance the state by one unrolled iteration."""
-
-    def image(self, state: Any, batch: Any) -> Tensor:
-        """The reconstruction ``(batch, maps, *space)`` that a state stands for."""
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """All parameters, each once."""
 
 
 class Losses(TypedDict):
@@ -51,66 +41,37 @@ class StepResult(Losses, Seconds):
     """What one training step reports: its losses and how long its phases took."""
 
 
+class Iteration(StepResult):
+    """What an iteration of :meth:`Strategy.train` reports.
+
+    Beside the training step: the learning rate that it used, and how long it waited for its
+    batches and then took [s]. Of parallel training also, for every worker, how long it took [s],
+    the share of the time that it had nothing to do, and how many batches waited in front of it.
+    """
+
+    learning_rate: float
+    data_seconds: float
+    step_seconds: float
+    worker_seconds: NotRequired[list[float]]
+    idle: NotRequired[list[float]]
+    queues: NotRequired[list[int]]
+
+
+Feed = Callable[[int, int], Iterator[Sequence[Batch]]]
+"""The batches of the iterations from the first number up to the second, counted from zero."""
+
+
 class NonFiniteError(RuntimeError):
     """A loss or a gradient is NaN or infinite."""
 
     def __init__(self, module: int, what: str) -> None:
         super().__init__(f"the {what} of module {module} is not finite")
         self.module = module
+        self.what = what
 
 
-class Module:
-    """Consecutive steps trained together: their parameters, optimizer and scheduler."""
-
-    def __init__(
-        self,
-        steps: range,
-        parameters: Sequence[nn.Parameter],
-        optimizer: MakeOptimizer,
-        scheduler: MakeScheduler | None,
-        clip: float | None,
-        clock: Stopwatch,
-    ) -> None:
-        self.steps = steps
-        self.parameters = parameters
-        self.trainable = [parameter for parameter in parameters if parameter.requires_grad]
-        if not self.trainable:
-            raise ValueError(f"steps {[*steps]} form a module without a trainable parameter")
-        self.optimizer = optimizer(parameters)
-        self.scheduler = scheduler(self.optimizer) if scheduler else None
-        self.clip = clip
-        self._clock = clock
-
-    def update(self) -> Tensor:
-        """Clip, step the optimizer and scheduler, free the gradients; returns their norm."""
-        with self._clock.phase("update"):
-            return self._update()
-
-    def _update(self) -> Tensor:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if self.clip is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
-        self.optimizer.step()
-        if self.scheduler:
-            self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm
-
-    def state_dict(self) -> dict[str, Any]:
-        """State of optimizer and scheduler."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        if (self.scheduler is None) != (state["scheduler"] is None):
-            raise ValueError("the checkpoint and this run must both have a scheduler, or neither")
-        if self.scheduler:
-            self.scheduler.load_state_dict(state["scheduler"])
+class OutOfReachError(RuntimeError):
+    """The parameters after the last iteration are lost, or would take too long to get."""
 
 
 class Strategy(ABC):
@@ -127,6 +88,7 @@ class Strategy(ABC):
     Attributes:
         recomputes: whether steps run forward again in the backward pass.
         clock: what times the phases of a training step.
+        notice: is told what a user should know, such as that a worker died.
 
     Raises:
         ValueError: if the steps cannot be split so, modules share a parameter, one has none to
@@ -152,6 +114,7 @@ class Strategy(ABC):
         self.network = network
         self.loss = loss
         self.clock = Stopwatch()
+        self.notice: Callable[[str], None] = lambda text: None
         splits = split_steps(len(network.steps), modules)
         owned = own_parameters(network, splits)
         self.modules = [
@@ -175,13 +138,58 @@ class Strategy(ABC):
             NonFiniteError: if a loss or gradient is not finite; names the module. The parameters
                 are spoilt by then: go back to a checkpoint.
         """
-        self.clock.start(self.modules[0].trainable[0].device)
+        self.clock.start(self.device)
         losses = self.optimise(*batches)  # its report waits for the device, as the clock must
         return {**losses, **self.clock.seconds()}
 
     @abstractmethod
     def optimise(self, *batches: Batch) -> Losses:
         """What :meth:`train_step` times; returns a :func:`report`."""
+
+    def train(
+        self, feed: Feed, first: int, last: int, keeps: Callable[[int], bool]
+    ) -> Iterator[Iteration]:
+        """Train for the iterations from ``first`` up to ``last``, counted from zero.
+
+        Args:
+            feed: of batches, on any device.
+            first: number of iterations done before.
+            last: number of iterations done in the end.
+            keeps: of a number of iterations done, whether :meth:`synchronise` may be called then.
+
+        Yields:
+            What each iteration reports, in their order.
+
+        Raises:
+            NonFiniteError: as :meth:`train_step`.
+        """
+        stream = feed(first, last)
+        for _ in range(first, last):
+            started = time.perf_counter()
+            batches = next(stream)
+            loaded = time.perf_counter()
+            rate = self.learning_rate
+            result = self.train_step(*(batch.to(self.device) for batch in batches))
+            yield {
+                **result,
+                "learning_rate": rate,
+                "data_seconds": round(loaded - started, 6),
+                "step_seconds": round(time.perf_counter() - loaded, 6),
+            }
+
+    def stop(self) -> Iterator[Iteration]:
+        """End :meth:`train` before its last iteration; yields what was under way."""
+        yield from ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is trained."""
+        return self.modules[0].trainable[0].device
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first module."""
+        return float(self.modules[0].optimizer.param_groups[0]["lr"])
 
     def score(self, state: Any, batch: Batch) -> Tensor:
         """The loss of a state's image against the target of its batch."""
@@ -206,7 +214,11 @@ class Strategy(ABC):
             torch.autograd.backward(outputs, gradients, inputs=inputs)
 
     def synchronise(self) -> None:  # noqa: B027 (most strategies have nothing to do)
-        """Bring the parameters of ``network`` up to date, if they live elsewhere."""
+        """Bring the parameters of ``network`` and the optimizers up to the iteration yielded last.
+
+        Raises:
+            OutOfReachError: if they live elsewhere and cannot be had.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside the network's parameters."""
@@ -224,60 +236,6 @@ class Strategy(ABC):
 
     def close(self) -> None:  # noqa: B027 (most strategies have nothing to do)
         """Free what the strategy holds outside this process."""
-
-
-def split_steps(steps: int, modules: int) -> list[range]:
-    """Split steps into modules of equal length.
-
-    Raises:
-        ValueError: unless ``modules`` divides ``steps``; lists what does.
-    """
-    if modules < 1 or steps % modules:
-        fitting = [count for count in range(1, steps + 1) if steps % count == 0]
-        raise ValueError(
-            f"{steps} steps cannot be split into {modules} modules of equal length; "
-            f"choose modules from {fitting}"
-        )
-    length = steps // modules
-    return [range(first, first + length) for first in range(0, steps, length)]
-
-
-def own_parameters(network: Network, splits: Sequence[range]) -> list[list[nn.Parameter]]:
-    """The parameters of each module; those outside the steps belong to the first.
-
-    Raises:
-        ValueError: if two modules share a parameter.
-    """
-    owned = [
-        list(nn.ModuleList(network.steps[index] for index in steps).parameters())
-        for steps in splits
-    ]
-    seen = {parameter for parameters in owned for parameter in parameters}
-    if len(seen) < sum(map(len, owned)):
-        raise ValueError(
-            "modules must not share weights: each would undo the update of the one before. "
-            "Use separate weights (shared: false) or a single module"
-        )
-    outside = [parameter for parameter in network.parameters() if parameter not in seen]
-    return [outside + owned[0], *owned[1:]]
-
-
-def refuse_batch_norm(network: Network, strategy: str) -> None:
-    """Refuse layers that would count every batch twice, were their step run forward twice.
-
-    Raises:
-        ValueError: naming the strategy and the first batch or instance norm, in the network or,
-            if that is no nn.Module, in its steps, that tracks running statistics.
-    """
-    whole = network if isinstance(network, nn.Module) else nn.ModuleDict({"steps": network.steps})
-    for name, layer in whole.named_modules():
-        if isinstance(layer, _NormBase) and layer.training and layer.track_running_stats:
-            raise ValueError(
-                f"strategy {strategy} runs every step forward a second time, and "
-                f"{type(layer).__name__} {name} would update its running statistics twice; use "
-                "GroupNorm, or InstanceNorm without running statistics, in its place, or train "
-                "with strategy greedy or backprop"
-            )
 
 
 def report(losses: Sequence[Sequence[Tensor]], norms: Sequence[Tensor]) -> Losses:

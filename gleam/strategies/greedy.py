@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from gleam.batch import Batch
-from gleam.strategies.base import Losses, Module, Strategy, report
+from gleam.strategies.base import Losses, Strategy, report
+from gleam.strategies.modules import Module
 
 
 @dataclass
@@ -65,7 +67,23 @@ class Greedy(Strategy):
 
     def optimise(self, *batches: Batch) -> Losses:
         """See :meth:`Strategy.train_step`."""
-        chains = [[_Run(0, 0, None, self.network.start(batch))] for batch in batches]
+        losses, norms, _ = self.relay([self.network.start(batch) for batch in batches], batches)
+        return report(losses, norms)
+
+    def relay(
+        self, states: Sequence[Any], batches: Sequence[Batch]
+    ) -> tuple[list[list[Tensor]], list[Tensor], list[Any]]:
+        """Train all modules once.
+
+        Args:
+            states: before the first step, one for each batch, without history.
+            batches: see :meth:`Strategy.train_step`.
+
+        Returns:
+            Losses and gradient norms as :func:`report` takes them, and the states after the last
+            step, computed before its update.
+        """
+        chains = [[_Run(0, 0, None, state)] for state in states]
         losses: list[list[Tensor]] = []
         norms = []
         for module in self.modules:
@@ -81,7 +99,7 @@ class Greedy(Strategy):
                     runs.append(_Run(done.next, done.next, None, detach(done.state)))
                 del done
             norms.append(module.update())
-        return report(losses, norms)
+        return losses, norms, [runs[0].state for runs in chains]
 
     def _advance(self, runs: list[_Run], last: int, batch: Batch) -> None:
         """Take all steps up to ``last``, cut off from one another where a module begins."""

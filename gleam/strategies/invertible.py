@@ -9,16 +9,9 @@ from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
 from gleam.batch import Batch
-from gleam.strategies.base import (
-    Loss,
-    Losses,
-    MakeOptimizer,
-    MakeScheduler,
-    Network,
-    Strategy,
-    report,
-)
+from gleam.strategies.base import Loss, Losses, Strategy, report
 from gleam.strategies.greedy import detach, follow, tensors
+from gleam.strategies.modules import MakeOptimizer, MakeScheduler, Network
 
 KEEP_EVERY = 4
 """Steps between states that are kept. MoDL multiplies errors by ``1 + 1 / lambda`` a step."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from gleam.batch import Batch
-from gleam.strategies.base import Network
 from gleam.strategies.end_to_end import Backprop
+from gleam.strategies.modules import Network
 
 WINDOW = 2  # copies under way; the bus is the limit, so that more cost memory and gain nothing
 SMALLEST = 2**20  # bytes; what is smaller takes longer to send for than to keep

@@ -129,6 +129,7 @@ def test_an_unknown_key_at_any_level_names_the_nearest_known_one(source, key, ne
 def test_an_unknown_key_that_resembles_none_lists_the_known_ones():
     message = refusal({"strategy": {"zzz": 1}})
     known = "name, modules, lookahead, checkpoint_every, budget"
+    known += ", workers, replicas, queue, timeout, timeline"
     assert message == f"strategy.zzz: unknown key; known keys: {known}"
 
 
@@ -187,7 +188,10 @@ def test_a_bad_value_in_a_list_is_located():
 def test_an_unknown_strategy_lists_the_known_ones():
     message = refusal({"strategy": "gredy"})
     assert message.startswith("strategy.name: ")
-    assert "'backprop', 'checkpoint', 'invertible', 'offload' or 'greedy'" in message
+    assert (
+        "'backprop', 'checkpoint', 'invertible', 'offload', 'greedy' or 'greedy-parallel'"
+        in message
+    )
 
 
 def test_every_mistake_is_reported_at_once():
@@ -420,3 +424,25 @@ def test_the_masks_of_the_configuration_are_those_of_physics():
 
     kinds = MaskConfig.model_fields["kind"].annotation
     assert set(get_args(kinds)) == set(MASKS)
+
+
+def test_replicas_need_equal_shares_of_an_iteration():
+    parallel = {"strategy": {"name": "greedy-parallel", "replicas": 2}}
+    message = refusal(parallel)
+    assert "strategy.replicas = 2 must divide training.accumulate = 1 or" in message
+    for key in ("accumulate", "batch_size"):
+        assert load_config(parallel, **{f"training.{key}": 4}).strategy.replicas == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("workers", 2), ("replicas", 2), ("queue", 3), ("timeout", 5.0)]
+)
+def test_settings_of_workers_are_for_parallel_training(key, value):
+    settings = {"strategy": {key: value}, "training": {"accumulate": 2}}
+    assert f"strategy.{key} is for greedy-parallel" in refusal(settings)
+    assert getattr(load_config(settings, **{"strategy.name": "greedy-parallel"}).strategy, key)
+
+
+def test_parallel_modules_are_as_many_as_steps_unless_told_otherwise():
+    assert load_config({"strategy": "greedy-parallel"}).modules == 8
+    assert load_config({"strategy": "greedy-parallel"}, **{"strategy.modules": 4}).modules == 4

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gleam.batch import Batch
-from gleam.data import DataError, Example, Loader
+from gleam.batch import Batch, collate
+from gleam.data import DataError, Example, Feed, Loader
 from gleam.data.loader import mask_drawer
 from physics.masks import acceleration, calibration_size, poisson_disc
 from tests.helpers import normal
@@ -328,3 +328,23 @@ def test_slabs_of_volumes_and_cines_run_along_their_readout(frames: bool):
     source.examples[0] = Example.from_maps(normal(2, 6, 32, 36), maps, "a")
     shape = loader(source, slab=4).training(0)[0].kspace.shape
     assert shape == ((1, 2, 6, 4, 36) if frames else (1, 2, 4, 32, 36))
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(2, 4), (4, 1), (4, 3), (2, 2)])
+def test_shares_together_are_the_whole(batch_size: int, accumulate: int):
+    """Whole batches where they can be divided by the two shares, else half of every batch."""
+    whole = Feed(loader(scans()), batch_size, accumulate)
+    shares = [list(whole.shared(number, 2)(3, 5)) for number in range(2)]
+    for iteration, batches in enumerate(whole(3, 5)):
+        halves = [share[iteration] for share in shares]
+        if accumulate % 2 == 0:
+            assert same_batches([*halves[0], *halves[1]], batches)
+        else:
+            assert same_batches([collate(pair) for pair in zip(*halves, strict=True)], batches)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shares_that_are_not_equal_are_refused(workers: int):
+    feed = Feed(loader(scans()), batch_size=3, accumulate=1, workers=workers).shared(0, 2)
+    with pytest.raises(ValueError, match=r"2 replicas need equal shares.* 1, or of images .*\[3\]"):
+        next(feed(0, 1))

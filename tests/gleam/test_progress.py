@@ -14,7 +14,8 @@ from gleam.progress import Display
 
 def result(*losses: float) -> dict:
     norms = [1.0] * len(losses)
-    return {"loss": losses[-1], "module_losses": list(losses), "gradient_norms": norms}
+    losses_of = {"loss": losses[-1], "module_losses": list(losses), "gradient_norms": norms}
+    return {**losses_of, "data_seconds": 0.0}
 
 
 @pytest.fixture
@@ -74,6 +75,16 @@ def test_many_modules_are_shown_by_the_first_and_the_last(monkeypatch, clock):
         clock[0] += 10
         shown.advance(1, result(0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1))
     assert "loss 0.9 … 0.1  PSNR" in stream.getvalue()
+
+
+def test_every_worker_is_shown_with_its_speed_idle_share_and_queue(monkeypatch, clock):
+    shown, stream = display(monkeypatch, terminal=False)
+    workers = {"worker_seconds": [0.5, 0.25], "idle": [0.0, 0.5], "queues": [2, 1]}
+    with shown:
+        clock[0] += 10
+        shown.advance(1, {**result(0.9), **workers})
+    line = "workers 2.00 it/s, idle 0%, queue 2 | 4.00 it/s, idle 50%, queue 1"
+    assert line in stream.getvalue().replace("\n", "")
 
 
 def test_on_a_terminal_a_bar_shows_the_same(monkeypatch):

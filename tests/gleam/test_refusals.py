@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gleam.losses import complex_l1
 from gleam.strategies import STRATEGIES
-from gleam.strategies.base import refuse_batch_norm
+from gleam.strategies.modules import refuse_batch_norm
 from tests.helpers import make_batch, make_network, normal, same, seeded, weights_of
 
 ADAM = partial(Adam, lr=1e-2)

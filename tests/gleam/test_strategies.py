@@ -14,16 +14,18 @@ from gleam.batch import Batch, collate
 from gleam.losses import complex_l1
 from gleam.memory import PeakMemory
 from gleam.strategies import STRATEGIES, Backprop, Checkpoint, Greedy, NonFiniteError, Strategy
-from gleam.strategies.base import own_parameters, split_steps
 from gleam.strategies.greedy import detach
+from gleam.strategies.modules import own_parameters, split_steps
 from models.unrolled import UnrolledNetwork
 from tests.helpers import make_batch, make_network, normal, relative, same, seeded, weights_of
 
 ADAM = partial(Adam, lr=1e-2, weight_decay=1e-4)
 HALVE = partial(LambdaLR, lr_lambda=lambda count: 0.5**count)  # forgets unless it is restored
 SPACE = (8, 7)
-# Only networks that can be inverted can be trained by all; those have tests of their own.
-every_strategy = pytest.mark.parametrize("name", sorted({*STRATEGIES} - {"invertible"}))
+# Networks that can be inverted and weights that live elsewhere have tests of their own.
+every_strategy = pytest.mark.parametrize(
+    "name", sorted({*STRATEGIES} - {"invertible", "greedy-parallel"})
+)
 both_kinds = pytest.mark.parametrize("kind", ["pgd", "modl"])
 
 

@@ -228,20 +228,8 @@ def test_waiting_for_data_is_shown_if_it_takes_more_than_a_tenth(monkeypatch, wa
     with Display(100, 0, CPU) as display:
         for iteration in (1, 2):
             now[0] += 10
-            display.advance(iteration, losses, waited)
+            display.advance(iteration, {**losses, "data_seconds": waited})
     last = stream.getvalue().splitlines()[-1]
     assert ("waiting for data" in last) == (shown is not None)
     if shown:
         assert f"GB  {shown} waiting for data  " in last
-
-
-def test_the_trainer_tells_the_display_how_long_it_waited(tmp_path: Path, monkeypatch):
-    seen = []
-    plain = Display.advance
-    monkeypatch.setattr(
-        Display, "advance", lambda self, *rest: seen.append(rest[2]) or plain(self, *rest)
-    )
-    tiny.train(tmp_path, **{"training.iterations": 3})
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    written = [line["data_seconds"] for line in lines if "loss" in line]
-    assert seen == pytest.approx(written, abs=1e-6)

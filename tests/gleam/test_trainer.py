@@ -21,7 +21,7 @@ from gleam.data import DataError, Loader, write_scan
 from gleam.metrics import evaluate_slice
 from gleam.run_folder import RunFolderError
 from gleam.strategies import STRATEGIES
-from gleam.strategies.base import Module
+from gleam.strategies.modules import Module
 from gleam.trainer import TrainingDiverged
 from physics.masks import random_columns
 from tests.gleam import tiny
@@ -185,14 +185,14 @@ def test_every_iteration_asks_for_its_own_batches(tmp_path: Path, monkeypatch: p
     asked = []
     plain = Loader.training
 
-    def watch(self, iteration: int, batch_size: int, accumulate: int):
-        asked.append((iteration, batch_size, accumulate))
-        return plain(self, iteration, batch_size, accumulate)
+    def watch(self, *arguments):
+        asked.append(arguments)
+        return plain(self, *arguments)
 
     monkeypatch.setattr(Loader, "training", watch)
     tiny.train(tmp_path, **{"training.iterations": 3, "training.batch_size": 2})
     tiny.train(tmp_path, resume=True, **{"training.iterations": 5, "training.batch_size": 2})
-    assert asked == [(number, 2, 1) for number in range(5)]
+    assert asked == [(number, 2, 1, (0, 1)) for number in range(5)]
 
 
 def test_networks_are_validated_in_evaluation_mode_and_trained_in_training_mode(

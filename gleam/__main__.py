@@ -1,0 +1,5 @@
+"""``python -m gleam``, the same as ``gleam``."""
+
+from gleam.cli import main
+
+main()
