@@ -191,8 +191,7 @@ class GreedyParallel(Strategy):
         """Bring the network and the optimizers up to the iteration yielded last.
 
         Raises:
-            OutOfReachError: if ``train`` was not told to keep that state, and the workers have
-                gone on from it, are lost, or did not end in time.
+            OutOfReachError: if that state was not kept and workers went on, are lost or too slow.
         """
         if self._crew is None:
             return
