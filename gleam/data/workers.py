@@ -89,10 +89,10 @@ def _run_pool(
                 left.remove(futures[future])
                 done(futures[future], result)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()
-            worker.join()
+        # Its thread collects the workers: were they waited for here too, either could miss an end.
+        pool.shutdown(cancel_futures=True)
     return left
 
 
