@@ -17,6 +17,16 @@ OWN = ("curve", "trained_as")  # what is not a setting
 FREE = ("network.", "strategy.", "training.learning_rate")
 
 
+class Parallel(Section):
+    """How a problem's greedy training is repeated on several devices."""
+
+    variant: str
+    """That is trained."""
+    workers: Annotated[list[Count], Field(min_length=1)]
+    """Numbers of workers, compared with serial training."""
+    iterations: Count
+
+
 class Problem(Section):
     """Settings of one problem of a preset."""
 
@@ -31,6 +41,8 @@ class Problem(Section):
     variants: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     """By name: "curve" of the figure, and settings under dotted keys such as network.steps.
     "trained_as" names a variant that gives the same weights bit for bit, so that one is trained."""
+    parallel: Parallel | None = None
+    """Whether and how greedy training is compared with greedy-parallel."""
 
     @property
     def base(self) -> Config:

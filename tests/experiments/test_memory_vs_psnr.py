@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
 import gleam
-from experiments import memory_claims, memory_cost, memory_vs_psnr
+from experiments import memory_claims, memory_cost, memory_vs_psnr, training_runs
 from experiments.memory_figure import draw
 from experiments.memory_problems import SETTINGS, Problem, read_problems
 from experiments.memory_report import markdown, summarise_problem, write_json
@@ -78,7 +78,7 @@ def result(folder: Path, variant: str = "greedy-3", seed: int = 1) -> dict[str, 
 
 
 def test_all_variants_of_a_seed_train_on_the_same_batches_and_another_seed_on_others():
-    runs = memory_vs_psnr.runs_of("knee", Problem.model_validate(TINY), Path("nowhere"))
+    runs = training_runs.runs_of("knee", Problem.model_validate(TINY), Path("nowhere"))
     batches = {
         (run.variant, run.config.seed): [
             batch.kspace
@@ -110,7 +110,7 @@ def test_finished_runs_and_measured_costs_are_not_repeated(done: Path, monkeypat
     def repeated(*_: Any, **__: Any) -> None:
         raise RuntimeError("repeated")
 
-    monkeypatch.setattr(memory_vs_psnr.gleam, "train", repeated)
+    monkeypatch.setattr(training_runs.gleam, "train", repeated)
     monkeypatch.setattr(memory_cost, "measure", repeated)
     before = (done / "results.json").read_text()
     benchmark(done)
@@ -152,13 +152,13 @@ def test_results_of_other_settings_are_refused_and_named(done: Path):
     variants = {**TINY["variants"]}
     variants["greedy-3"] = {**variants["greedy-3"], "training.learning_rate": 2e-3}
     problem = Problem.model_validate({**TINY, "variants": variants})
-    runs = memory_vs_psnr.runs_of("knee", problem, done)
+    runs = training_runs.runs_of("knee", problem, done)
     with pytest.raises(RunFolderError, match=r"training\.learning_rate was 0\.001, is now 0\.002"):
-        memory_vs_psnr.train_all(runs, jobs=1)
+        training_runs.train_all(runs, jobs=1)
     moved = {**TINY, "config": {**TINY["config"], "seed": 1001}}
-    runs = memory_vs_psnr.runs_of("knee", Problem.model_validate(moved), done)
+    runs = training_runs.runs_of("knee", Problem.model_validate(moved), done)
     with pytest.raises(RunFolderError, match="test_seed was 1000, is now 1001"):
-        memory_vs_psnr.train_all(runs, jobs=1)
+        training_runs.train_all(runs, jobs=1)
 
 
 def test_a_run_that_diverges_is_named_when_the_others_have_ended(tmp_path: Path):
@@ -335,7 +335,7 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     variants["lookahead-8"]["strategy.lookahead"] = 1
     variants["invertible-8"]["network.regularizer"] = "coupling"
     problem = Problem.model_validate({**TINY, "goal": 5.0, "variants": variants})
-    for run in memory_vs_psnr.runs_of("knee", problem, folder):
+    for run in training_runs.runs_of("knee", problem, folder):
         values = PSNR[run.variant][run.config.seed - 1]
         valid = 20.0 if run.variant == "lucky-4" else values[0]
         cases = [{"scan": "a", "psnr": values[0], "ssim": 0.8, "nrmse": 0.1}]
