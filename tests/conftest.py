@@ -1,5 +1,6 @@
 """For every test: one thread, and no trace in the global random state."""
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,6 +9,11 @@ import torch
 
 # Sums depend on it. One: with more, tiny operations on a busy machine wait for each other.
 torch.set_num_threads(1)
+
+# A shell that starts pytest in the background has it ignore Ctrl-C, and with it all processes of
+# tests, also those that are to be interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
