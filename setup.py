@@ -33,7 +33,15 @@ setup(
         "nibabel>=5.2",
     ],
     extras_require={
-        "test": ["pytest>=8", "ruff", "mypy", "types-PyYAML", "scikit-image>=0.22", "scipy>=1.11"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.8",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "scikit-image>=0.22",
+            "scipy>=1.11",
+        ],
         "noncartesian": ["mri-nufft>=1.5.1", "finufft>=2.4"],
         "tensorboard": ["tensorboard>=2.15"],
     },

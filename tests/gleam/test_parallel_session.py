@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from gleam.parallel.transport import to_arrays, to_tensors
+from tests.gleam import tiny
 from tests.gleam.ray_session import (
     ROOT,
     Batches,
@@ -22,6 +24,7 @@ from tests.gleam.ray_session import (
     serial,
     told,
 )
+from tests.helpers import normal
 
 
 def test_more_workers_than_modules_are_refused():
@@ -56,6 +59,17 @@ def test_without_ray_the_message_says_what_to_install(monkeypatch: pytest.Monkey
         parallel()
     reports = [told(result) for result in serial().train(Batches(), 0, 2, bool)]
     assert len(reports) == 2
+
+
+def test_what_ray_stores_is_shared_and_not_copied(ray_session):
+    import ray
+
+    tensor = normal(64, 1024)
+    stored = ray.put(to_arrays({"state": [tensor]}))
+    first, second = (ray.get(stored)["state"][0] for _ in "12")
+    assert first.ctypes.data == second.ctypes.data != tensor.data_ptr()
+    assert not first.flags.writeable
+    assert tiny.equal(to_tensors([first]), [tensor])
 
 
 def test_ray_is_imported_only_by_those_who_train_with_it():

@@ -102,14 +102,3 @@ def test_a_batch_is_packed_whole(dynamic: bool):
         unpack(pack(Batch(batch.kspace, batch.mask, batch.maps))),
         Batch(batch.kspace, batch.mask, batch.maps),
     )
-
-
-def test_what_ray_stores_is_shared_and_not_copied(ray_session):
-    import ray
-
-    tensor = normal(64, 1024)
-    stored = ray.put(to_arrays({"state": [tensor]}))
-    first, second = (ray.get(stored)["state"][0] for _ in "12")
-    assert first.ctypes.data == second.ctypes.data != tensor.data_ptr()
-    assert not first.flags.writeable
-    assert tiny.equal(to_tensors([first]), [tensor])
