@@ -213,8 +213,7 @@ def assert_gone(processes: dict[int, str], driver: int, but: Sequence[str] = ())
         alive = below(driver) | {p: name for p, (_, name) in live().items() if p in processes}
         return {pid: name for pid, name in alive.items() if name not in but}
 
-    wait_until(lambda: not left(), 20)
-    assert not left()
+    assert wait_until(lambda: not left(), 20), left()
 
 
 def workers_alive() -> list[int]:
@@ -224,8 +223,11 @@ def workers_alive() -> list[int]:
     return sorted(p for p, name in named if name.startswith("ray::") and not name.startswith(own))
 
 
-def wait_until(condition: Callable[[], object], seconds: float) -> None:
-    """Return once the condition holds, or after so many seconds."""
+def wait_until(condition: Callable[[], object], seconds: float) -> bool:
+    """Whether the condition holds at some moment of so many seconds; returns at that moment."""
     limit = time.monotonic() + seconds
-    while not condition() and time.monotonic() < limit:
+    while not condition():
+        if time.monotonic() > limit:
+            return False
         time.sleep(0.05)
+    return True

@@ -141,8 +141,7 @@ def test_a_slow_worker_holds_up_those_before_it(ray_session, tmp_path: Path):
         "object store instead",
     ]
     assert max(ahead) == 2 * 2 - 1  # one more was counted as under way until it was yielded
-    wait_until(lambda: not workers_alive(), 10)
-    assert not workers_alive()
+    assert wait_until(lambda: not workers_alive(), 10)
 
 
 @pytest.mark.slow

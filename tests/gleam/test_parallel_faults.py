@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -63,14 +63,14 @@ def _nothing_is_left_over() -> Iterator[None]:
     """No worker, and no shared memory."""
     before = set(os.listdir("/dev/shm"))
     yield
-    wait_until(lambda: not workers_alive() and before.issuperset(os.listdir("/dev/shm")), 15)
-    assert not workers_alive()
-    assert before.issuperset(os.listdir("/dev/shm"))
+    assert wait_until(lambda: not workers_alive(), 15), workers_alive()
+    left = "shared memory that was not there before"  # or of other tests, for a moment
+    assert wait_until(lambda: before.issuperset(os.listdir("/dev/shm")), 15), left
 
 
-def kill_workers(count: int, random: Random) -> int:
-    """Kill so many at once, as soon as they are there; returns how many."""
-    while len(alive := workers_alive()) < count:
+def kill_workers(count: int, random: Random, ended: Container[int] = ()) -> int:
+    """Kill so many at once, as soon as they are there, but none that ended; returns how many."""
+    while len(alive := [pid for pid in workers_alive() if pid not in ended]) < count:
         time.sleep(0.05)
     for victim in random.sample(alive, count):
         os.kill(victim, signal.SIGKILL)
@@ -149,8 +149,7 @@ def killed() -> Iterator[dict[int, str]]:
     """Processes of drivers that were killed; none is there when all tests are done."""
     processes: dict[int, str] = {}
     yield processes
-    wait_until(lambda: not processes.keys() & live().keys(), 75)
-    assert not processes.keys() & live().keys()
+    assert wait_until(lambda: not processes.keys() & live().keys(), 75)
 
 
 def finish(folder: Path, whole: Path, strategy: Any) -> None:
@@ -293,6 +292,7 @@ class Killer:
 
     def __init__(self, seed: int, counts: Sequence[int]) -> None:
         self.killed = 0
+        self._ended: set[int] = set()
         self._random = Random(seed)
         self._counts = counts
         moments = sorted(self._random.sample(range(1, self.LAST), len(counts)))
@@ -309,7 +309,8 @@ class Killer:
             self._attacks[-1].result()
 
     def lost(self) -> None:
-        """Workers start again."""
+        """Workers start again, when the others of the crew have been told to end."""
+        self._ended.update(workers_alive())
         number = len(self._attacks)
         if number < len(self._counts) and self._moments[number] is None:
             self._begin(self._random.uniform(0, 4))
@@ -323,7 +324,7 @@ class Killer:
 
     def _attack(self, count: int, delay: float) -> None:
         time.sleep(delay)
-        self.killed += kill_workers(count, self._random)
+        self.killed += kill_workers(count, self._random, self._ended)
 
 
 def test_workers_may_be_killed_at_any_moment(ray_session, expected, tmp_path: Path):
