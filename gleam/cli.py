@@ -126,6 +126,16 @@ def reconstruct(
     format: Annotated[
         str | None, typer.Option(help="Of the scan, such as auto; as in training if none.")
     ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Unrolled steps to take; all if none.", show_default=False)
+    ] = None,
+    stop_below: Annotated[
+        float | None,
+        typer.Option(
+            help="Take no more steps on an image that changes by less than this fraction of it.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Reconstruct measured k-space with a trained network."""
@@ -137,7 +147,9 @@ def reconstruct(
     given = [
         found if array is None else array for array, found in zip(extra, measured[1:], strict=True)
     ]
-    images = reconstruct_and_compare(checkpoint, measured[0], *given, device=device)
+    images = reconstruct_and_compare(
+        checkpoint, measured[0], *given, steps=steps, stop_below=stop_below, device=device
+    )
     target = out or kspace.with_name(kspace.name.split(".")[0] + "_reconstruction.npy")
     for path in save_reconstruction(target, *images):
         console.print(f"wrote {path}")

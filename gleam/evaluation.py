@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +146,63 @@ def reconstructions(
         yield example, batch, batch.rescale(run_network(network, batch.to(device)).cpu())[0]
 
 
-def run_network(network: Network, batch: Batch) -> Tensor:
-    """All steps of a network: the image ``(batch, maps, *space)``, normalised as the batch."""
+def images_by_step(network: Network, batch: Batch) -> Iterator[Tensor]:
+    """The image that a network starts from and that after each of its steps, as they are computed.
+
+    After the last step of a greedy module it is a reconstruction. Between these, and before the
+    last step of a network trained end to end, no loss has ever asked for one.
+
+    Yields:
+        Complex ``(batch, maps, *space)``, normalised as the batch; the first one is zero-filled.
+    """
     state = network.start(batch)
+    yield network.image(state, batch)
     for index in range(len(network.steps)):
         state = network.step(index, state, batch)
-    return network.image(state, batch)
+        yield network.image(state, batch)
+
+
+def run_network(
+    network: Network, batch: Batch, steps: int | None = None, stop_below: float | None = None
+) -> Tensor:
+    """The image after the last step, or an earlier one.
+
+    Args:
+        network: whose steps are taken.
+        batch: of the measurements.
+        steps: how many to take; all if None, and the zero-filled image if 0.
+        stop_below: for each image, take no more once a step has changed it by less than this
+            fraction of its l2 norm.
+
+    Returns:
+        Complex ``(batch, maps, *space)``, normalised as the batch.
+
+    Raises:
+        ValueError: if the network has fewer steps, or the fraction is not positive.
+    """
+    if steps is not None and not 0 <= steps <= len(network.steps):
+        raise ValueError(
+            f"steps must be from 0 to {len(network.steps)}, as many as the network has, got {steps}"
+        )
+    if stop_below is not None and not stop_below > 0:
+        raise ValueError(f"stop_below must be a positive fraction such as 0.01, got {stop_below}")
+    images = images_by_step(network, batch)
+    image = next(images)
+    moving = torch.ones_like(_norms(image), dtype=torch.bool)
+    for after in islice(images, steps):
+        if stop_below is not None:
+            small = _norms(after - image) < stop_below * _norms(after)
+            after = torch.where(moving, after, image)
+            moving &= ~small
+            if not moving.any():
+                return after
+        image = after
+    return image
+
+
+def _norms(image: Tensor) -> Tensor:
+    """The l2 norm of every image ``(batch, ...)``, of size 1 on all other axes."""
+    return torch.linalg.vector_norm(image, dim=tuple(range(1, image.ndim)), keepdim=True)
 
 
 def open_network(checkpoint: str | Path, device: str) -> tuple[UnrolledNetwork, Config]:

@@ -20,6 +20,8 @@ def reconstruct(
     mask: Tensor | np.ndarray | None = None,
     maps: Tensor | np.ndarray | None = None,
     *,
+    steps: int | None = None,
+    stop_below: float | None = None,
     device: str = "auto",
 ) -> Tensor:
     """Reconstruct undersampled multi-coil k-space.
@@ -34,6 +36,10 @@ def reconstruct(
         maps: coil maps ``(coils, *space)`` or ``(maps, coils, *space)``, with a leading slice
             axis if ``kspace`` has one; of size 1 on t; by default estimated from the fully
             sampled centre.
+        steps: unrolled steps to take instead of all; of a network trained greedily, every module
+            ends in a reconstruction.
+        stop_below: take no more steps on an image that the last one changed by less than this
+            fraction of its l2 norm.
         device: "cpu", "cuda" or "auto".
 
     Returns:
@@ -43,9 +49,12 @@ def reconstruct(
     Raises:
         CheckpointError: if the checkpoint cannot be used.
         ValueError: if k-space is empty or not finite, shapes do not fit, the mask samples
-            nothing, or maps must be estimated and there is no calibration region.
+            nothing, maps must be estimated and there is no calibration region, or the network
+            has fewer steps.
     """
-    return reconstruct_and_compare(checkpoint, kspace, mask, maps, device=device)[0]
+    return reconstruct_and_compare(
+        checkpoint, kspace, mask, maps, steps=steps, stop_below=stop_below, device=device
+    )[0]
 
 
 @torch.no_grad()
@@ -55,6 +64,8 @@ def reconstruct_and_compare(
     mask: Tensor | np.ndarray | None = None,
     maps: Tensor | np.ndarray | None = None,
     *,
+    steps: int | None = None,
+    stop_below: float | None = None,
     device: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The image of :func:`reconstruct`, and the zero-filled image of the same shape beside it."""
@@ -78,7 +89,7 @@ def reconstruct_and_compare(
     images, zero_filled = [], []
     for single in batch.split():  # slice by slice: memory stays that of one image
         one = single.normalised().to(build_device(device))
-        images.append(one.rescale(run_network(network, one)).cpu())
+        images.append(one.rescale(run_network(network, one, steps, stop_below)).cpu())
         zero_filled.append(one.rescale(one.zero_filled).cpu())
     has_slices = np.ndim(kspace) == data.ndim + 2
     return _shape(torch.cat(images), has_slices), _shape(torch.cat(zero_filled), has_slices)

@@ -174,10 +174,15 @@ def test_reconstruction_writes_the_image_and_a_picture(best: Path, tmp_path: Pat
     words = ["--mask", tmp_path / "mask.npy", "--out", out]
     run(capsys, "reconstruct", best, tmp_path / "scan.h5", *words)
     assert np.array_equal(np.load(out)[0], image)
+    for words, stop in ((["--steps", 1], {"steps": 1}), (["--stop-below", 9], {"stop_below": 9})):
+        run(capsys, "reconstruct", best, tmp_path / "scan.npy", "--out", out, *words)
+        assert np.array_equal(np.load(out), gleam.reconstruct(best, kspace, **stop).numpy())
+        assert not np.array_equal(np.load(out), image)
 
 
 def test_errors_are_one_message_with_the_cure(best: Path, config: Path, tmp_path: Path, capsys):
     out = f"out={tmp_path / 'run'}"
+    np.save(tmp_path / "scan.npy", tiny.brain_kspace(9).numpy())
     cases = [
         ("did you mean 'features'", ["train", config, out, "network.feature=3"]),
         ("choose from [1, 2]", ["train", config, out, "strategy.modules=3"]),
@@ -190,6 +195,7 @@ def test_errors_are_one_message_with_the_cure(best: Path, config: Path, tmp_path
         ("must be a folder with scans", ["evaluate", best, "--data", tmp_path / "none"]),
         ("device: ", ["evaluate", best, "--device", "abacus"]),
         ("no such file", ["reconstruct", best, tmp_path / "none.npy"]),
+        ("steps must be from 0 to 2", ["reconstruct", best, tmp_path / "scan.npy", "--steps", 3]),
     ]
     for message, words in cases:
         assert message in fail(capsys, *words)
