@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.memory_claims import claims_of
+from experiments.memory_claims import Goals, claims_of
 from experiments.memory_figure import draw
 from experiments.memory_problems import Problem
 from experiments.provenance import as_markdown
@@ -25,13 +25,16 @@ METRICS = ("psnr", "ssim", "nrmse")
 Row = dict[str, Any]
 
 
-def summarise_problem(folder: Path, name: str, problem: Problem) -> dict[str, Any]:
+def summarise_problem(
+    folder: Path, name: str, problem: Problem, goals: Goals | None = None
+) -> dict[str, Any]:
     """Rows, claims and sources of one problem, as ``results.json`` holds them.
 
     Args:
         folder: of the benchmark, with ``cost.json`` and a ``result.json`` of every run.
         name: of the problem.
         problem: its settings.
+        goals: of the claims.
     """
     curves = problem.curves
     cost = _read(folder / "cost.json")[name]
@@ -67,7 +70,7 @@ def summarise_problem(folder: Path, name: str, problem: Problem) -> dict[str, An
         "cases": [case["scan"] for case in first["cases"]],
         "settings": first["settings"],
         "rows": rows,
-        "claims": claims_of(rows, psnr, times, cost["references"], problem.goal),
+        "claims": claims_of(rows, psnr, times, cost["references"], problem.goal, goals or Goals()),
         "runs": {"provenance": dict(sources), "metrics": {v: _metrics(r) for v, r in runs.items()}},
         "cost": {
             "source": cost["measured"][rows[0]["variant"]]["source"],
@@ -154,8 +157,8 @@ def write_json(path: Path, content: Any) -> None:
 def markdown(report: Mapping[str, Any], stem: str) -> str:
     """The whole report as Markdown; figures are named after ``stem``."""
     lines = [
-        "# Memory against image quality\n",
-        f"`python -m experiments.memory_vs_psnr --preset {report['preset']}`\n",
+        f"# {report['title']}\n",
+        f"`{report['command']}`\n",
         "One line a variant. PSNR (complex) and SSIM: mean over the test cases, then mean ± "
         "standard deviation over the seeds of training. Peak: most memory of tensors held at any "
         "time of a training step, of which activations are what is neither parameter, gradient, "
@@ -172,6 +175,7 @@ def markdown(report: Mapping[str, Any], stem: str) -> str:
         lines += [f"\n## {name}\n", _setting(problem), "", *_table(problem["rows"]), ""]
         lines += _copies(problem["rows"])
         lines += [f"![{name}]({stem}_{name}.png)\n", *_claims(problem["claims"])]
+        lines += _parallel(problem.get("parallel"))
     return "\n".join(lines)
 
 
@@ -184,22 +188,28 @@ def _sources(name: str, problem: Mapping[str, Any]) -> list[str]:
 
 
 def _title(name: str, problem: Mapping[str, Any]) -> str:
-    size = " x ".join(map(str, problem["settings"]["data"]["size"]))
     seeds = len(problem["seeds"])
-    return f"{name}, {size}, {len(problem['cases'])} test cases, {seeds} seed{'s'[: seeds > 1]}"
+    scans = _scans(problem["settings"]["data"])
+    return f"{name}: {scans}, {len(problem['cases'])} cases, {seeds} seed{'s'[: seeds > 1]}"
 
 
 def _setting(problem: Mapping[str, Any]) -> str:
     settings = problem["settings"]
     data, training, mask = settings["data"], settings["training"], settings["data"]["mask"]
     return (
-        f"Simulated {data['anatomy']}, {' x '.join(map(str, data['size']))}, {data['coils']} coils,"
-        f" {mask['kind']} R = {mask['acceleration']:g}, {data['train']} subjects to train on, "
+        f"{_scans(data)}, {mask['kind']} R = {mask['acceleration']:g}, {data['train']} subjects to train on, "
         f"{len(problem['cases'])} test cases; {settings['network']['step']}, "
         f"{training['iterations']} iterations of batch {training['batch_size']}, "
         f"{training['loss']} loss; seeds {problem['seeds']}, of the test scans "
         f"{settings['test_seed']}."
     )
+
+
+def _scans(data: Mapping[str, Any]) -> str:
+    if data["path"] is not None:
+        return f"Scans of {data['path']}"
+    size = " x ".join(map(str, data["size"]))
+    return f"Simulated {data['anatomy']}, {size}, {data['coils']} coils"
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
@@ -253,6 +263,23 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
                 lines.append(f"- {'met' if claim['met'] else 'missed'}: {claim['text']}")
         lines.append("")
     return lines
+
+
+def _parallel(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    lines = [
+        f"**Parallel: {found['variant']} through Ray, {found['iterations']} iterations**\n",
+        "| workers | an iteration [ms] | speed over serial | weights and losses |",
+        "|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        same = "bitwise the same" if row["equal"] else "differ"
+        lines.append(
+            f"| {row['workers'] or 'serial'} | {1e3 * row['seconds']:.1f} | {row['speed']:.2f} "
+            f"| {same} |"
+        )
+    return [*lines, f"\nMeasured with {as_markdown(found['provenance'])}"]
 
 
 def _read(path: Path) -> Any:

@@ -64,7 +64,12 @@ def run(
     for name, problem in chosen.items():
         measure_problem(folder, name, problem, remeasure)
     summaries = {name: summarise_problem(folder, name, chosen[name]) for name in chosen}
-    report = {"preset": preset, "problems": summaries}
+    report = {
+        "title": "Memory against image quality",
+        "command": f"python -m experiments.memory_vs_psnr --preset {preset}",
+        "preset": preset,
+        "problems": summaries,
+    }
     write_report(report, folder, "results")
     if publish is not None:
         write_report(report, publish, f"memory_vs_psnr_{preset}")
