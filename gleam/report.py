@@ -66,7 +66,7 @@ def write_pictures(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Write a picture of the worst, median and best image; returns the files."""
     paths = []
     for name, images in evaluation.examples.items():
-        shown = {method: _plane(image) for method, image in images.items()}
+        shown = {method: middle_plane(image) for method, image in images.items()}
         reference = shown.pop("reference")
         title = f"{name} test image by PSNR of the network"
         path = comparison(folder / f"{name}.png", shown, reference, title)
@@ -79,7 +79,7 @@ def _accelerations(evaluation: Evaluation) -> str:
     return lowest if lowest == highest else f"{lowest} to {highest}"
 
 
-def _plane(image: Tensor) -> Tensor:
+def middle_plane(image: Tensor) -> Tensor:
     """The first map set of an image, the middle plane of a volume or cine: ``(y, x)``."""
     return image[0] if image.ndim == 3 else image[0, image.shape[1] // 2]
 
