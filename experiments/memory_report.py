@@ -193,13 +193,20 @@ def _setting(problem: Mapping[str, Any]) -> str:
     settings = problem["settings"]
     data, training, mask = settings["data"], settings["training"], settings["data"]["mask"]
     return (
-        f"Simulated {data['anatomy']}, {' x '.join(map(str, data['size']))}, {data['coils']} coils,"
-        f" {mask['kind']} R = {mask['acceleration']:g}, {data['train']} subjects to train on, "
+        f"Simulated {_words(data['anatomy'])}, {' x '.join(map(str, data['size']))}, "
+        f"{_words(data['coils'])} coils, {_words(mask['kind'])} R = {_words(mask['acceleration'])}, "
+        f"{data['train']} subjects to train on, "
         f"{len(problem['cases'])} test cases; {settings['network']['step']}, "
         f"{training['iterations']} iterations of batch {training['batch_size']}, "
         f"{training['loss']} loss; seeds {problem['seeds']}, of the test scans "
         f"{settings['test_seed']}."
     )
+
+
+def _words(value: Any) -> str:
+    """A setting that may be a list of values to draw from."""
+    values = value if isinstance(value, list) else [value]
+    return " or ".join(v if isinstance(v, str) else f"{v:g}" for v in values)
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
