@@ -1,7 +1,7 @@
 """Brain slices: 8 steps end to end against 24 in 3 greedy modules, at the same memory.
 
-    python -m experiments.brain2d [--preset quick|small|paper] [--strategy NAME] [--data FOLDER]
-        [--problem NAME ...] [--jobs 2] [--out FOLDER] [--publish]
+python -m experiments.brain2d [--preset quick|small|paper] [--strategy NAME] [--data FOLDER]
+    [--problem NAME ...] [--jobs 2] [--out FOLDER] [--publish]
 """
 
 from functools import partial

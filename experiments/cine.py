@@ -1,7 +1,7 @@
 """Beating hearts: 2D+t networks, separable and full 3D convolutions, R = 12 ky-t.
 
-    python -m experiments.cine [--preset quick|small|paper] [--strategy NAME] [--data FOLDER]
-        [--problem NAME ...] [--jobs 2] [--out FOLDER] [--publish]
+python -m experiments.cine [--preset quick|small|paper] [--strategy NAME] [--data FOLDER]
+    [--problem NAME ...] [--jobs 2] [--out FOLDER] [--publish]
 """
 
 from functools import partial

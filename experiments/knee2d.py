@@ -1,7 +1,7 @@
 """Knee slices: proximal gradient and MoDL under every training strategy, R = 4 and 16.
 
-    python -m experiments.knee2d [--preset quick|small|paper] [--strategy NAME] [--data FOLDER]
-        [--problem NAME ...] [--jobs 2] [--out FOLDER] [--publish]
+python -m experiments.knee2d [--preset quick|small|paper] [--strategy NAME] [--data FOLDER]
+    [--problem NAME ...] [--jobs 2] [--out FOLDER] [--publish]
 """
 
 from functools import partial

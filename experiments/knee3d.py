@@ -1,7 +1,7 @@
 """Knee volumes: 3D networks on slabs and on whole volumes under every training strategy.
 
-    python -m experiments.knee3d [--preset quick|small|paper] [--strategy NAME] [--data FOLDER]
-        [--problem NAME ...] [--jobs 2] [--out FOLDER] [--publish]
+python -m experiments.knee3d [--preset quick|small|paper] [--strategy NAME] [--data FOLDER]
+    [--problem NAME ...] [--jobs 2] [--out FOLDER] [--publish]
 """
 
 from functools import partial

@@ -197,7 +197,8 @@ def _setting(problem: Mapping[str, Any]) -> str:
     settings = problem["settings"]
     data, training, mask = settings["data"], settings["training"], settings["data"]["mask"]
     return (
-        f"{_scans(data)}, {mask['kind']} R = {mask['acceleration']:g}, {data['train']} subjects to train on, "
+        f"{_scans(data)}, {_words(mask['kind'])} R = {_words(mask['acceleration'])}, "
+        f"{data['train']} subjects to train on, "
         f"{len(problem['cases'])} test cases; {settings['network']['step']}, "
         f"{training['iterations']} iterations of batch {training['batch_size']}, "
         f"{training['loss']} loss; seeds {problem['seeds']}, of the test scans "
@@ -209,7 +210,13 @@ def _scans(data: Mapping[str, Any]) -> str:
     if data["path"] is not None:
         return f"Scans of {data['path']}"
     size = " x ".join(map(str, data["size"]))
-    return f"Simulated {data['anatomy']}, {size}, {data['coils']} coils"
+    return f"Simulated {_words(data['anatomy'])}, {size}, {_words(data['coils'])} coils"
+
+
+def _words(value: Any) -> str:
+    """A setting that may be a list of values to draw from."""
+    values = value if isinstance(value, list) else [value]
+    return " or ".join(v if isinstance(v, str) else f"{v:g}" for v in values)
 
 
 def _table(rows: Sequence[Row]) -> list[str]:

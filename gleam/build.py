@@ -17,10 +17,11 @@ from gleam.config import Config, ConfigError, NetworkConfig
 from gleam.data import Loader, Scan, ScanSource, SimulatedSubject
 from gleam.data.cache import Cache
 from gleam.data.estimate import estimate_maps
+from gleam.data.examples import stable_seed
 from gleam.data.loader import DrawMask, mask_drawer
 from gleam.data.sources import GIBIBYTE
 from gleam.data.splits import scans_of_splits
-from gleam.data_config import DataConfig
+from gleam.data_config import DataConfig, choices
 from gleam.losses import LOSSES
 from gleam.strategies import STRATEGIES, Strategy
 from gleam.strategy_config import OPTIONS
@@ -29,7 +30,7 @@ from models.invertible import Coupling, InvertibleResidual
 from models.resnet import ConvNet, ResNet
 from models.unrolled import MoDLStep, ProximalGradientStep, UnrolledNetwork
 
-POISSON_POOL = 256  # a Poisson disc takes longer to draw than a training step
+POISSON_POOL = 256  # masks of each kind: a Poisson disc takes longer to draw than a training step
 SPLITS = {"train": "train", "validate": "validate_on", "test": "test"}  # simulated: settings
 
 
@@ -121,12 +122,13 @@ def build_loaders(config: DataConfig, seed: int) -> dict[str, Loader]:
 
 
 def _build_loader(config: DataConfig, split: str, seed: int, source: ScanSource) -> Loader:
+    kinds = choices(config.mask.kind)
     loader = Loader(
         source,
         build_masks(config),
         seed,
         slab=config.slab if split == "train" else None,
-        mask_pool=POISSON_POOL if config.mask.kind == "poisson_disc" else None,
+        mask_pool=POISSON_POOL * len(kinds) if "poisson_disc" in kinds else None,
         skip_bad=config.skip_bad,
     )
     loader.skipped |= set(source.bad.values())
@@ -149,24 +151,26 @@ def build_source(
 
 
 def _simulated(config: DataConfig, split: str, seed: int) -> list[Scan]:
-    options: dict[str, Any] = {"snr": config.snr}
-    if config.anatomy != "heart":
-        options["contrast"] = config.contrast
-    return [
-        SimulatedSubject(
-            f"{split}-{number:04d}", seed, config.anatomy, config.size, config.coils, **options
-        )
-        for number in range(getattr(config, SPLITS[split]))
-    ]
+    names = [f"{split}-{number:04d}" for number in range(getattr(config, SPLITS[split]))]
+    return [_subject(config, name, seed) for name in names]
+
+
+def _subject(config: DataConfig, name: str, seed: int) -> SimulatedSubject:
+    def draw(setting: str, values: list[Any]) -> Any:
+        return values[stable_seed(seed, name, setting) % len(values)]
+
+    anatomy = draw("anatomy", choices(config.anatomy))
+    options: dict[str, Any] = {} if anatomy == "heart" else {"contrast": config.contrast}
+    coils = draw("coils", choices(config.coils))
+    return SimulatedSubject(name, seed, anatomy, config.size, coils, snr=config.snr, **options)
 
 
 def build_masks(config: DataConfig) -> DrawMask:
     """What draws the undersampling masks."""
     mask = config.mask
-    value = mask.acceleration
     return mask_drawer(
-        mask.kind,
-        value if isinstance(value, list) else [value],
+        choices(mask.kind),
+        choices(mask.acceleration),
         mask.calibration,
         shutter=mask.shutter,
         partial_fourier=mask.partial_fourier,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +13,26 @@ from physics.masks import calibration_lines
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Acceleration = Annotated[float, Field(ge=1)]
+Anatomy = Literal["brain", "knee", "heart"]
+Kind = Literal[
+    "random_columns",
+    "equispaced_columns",
+    "uniform_random",
+    "poisson_disc",
+    "kt_variable_density",
+]
+POINTS = ("uniform_random", "poisson_disc")
+CONTRASTS = {"brain": ("T1w", "T2w", "PDw", "FLAIR"), "knee": ("PD", "PDFS"), "heart": ()}
+ITEMS_OF = {
+    "brain": ("slices", "volumes"),
+    "knee": ("slices", "volumes"),
+    "heart": ("frames", "cines", "slices"),
+}
+
+
+def choices(value: Any) -> list[Any]:
+    """The values of a setting that may be one value or a list of them."""
+    return value if isinstance(value, list) else [value]
 
 
 class Section(BaseModel):
@@ -24,15 +44,10 @@ class Section(BaseModel):
 class MaskConfig(Section):
     """How k-space is undersampled."""
 
-    kind: Literal[
-        "random_columns",
-        "equispaced_columns",
-        "uniform_random",
-        "poisson_disc",
-        "kt_variable_density",
-    ] = "random_columns"
+    kind: Kind | Annotated[list[Kind], Field(min_length=1)] = "random_columns"
+    """One, or several of which each example draws one, at every visit in training."""
     acceleration: Acceleration | Annotated[list[Acceleration], Field(min_length=1)] = 4.0
-    """One value, or several of which each training example draws one."""
+    """One value, or several of which each example draws one, at every visit in training."""
     calibration: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 24
     """Fully sampled central lines, or their share; coil maps are estimated from them."""
     shutter: bool = False
@@ -64,12 +79,13 @@ class DataConfig(Section):
     """Leave out scans that cannot be read, and list them at the end, instead of stopping."""
     items: Literal["slices", "volumes", "frames", "cines"] = "slices"
     """What an image is: (y, x) or (z, y, x) of static scans, (y, x) or (t, y, x) of dynamic."""
-    anatomy: Literal["brain", "knee", "heart"] = "brain"
-    """Simulated scans: a heart gives frames and cines, the others slices and volumes."""
+    anatomy: Anatomy | Annotated[list[Anatomy], Field(min_length=1)] = "brain"
+    """Simulated scans: one, or several of which each subject is one. A heart gives frames, cines
+    or, as slices, a single frame of each subject; the others slices and volumes."""
     size: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] = (128, 128)
     """Simulated scans: (y, x); (z, y, x) of volumes; (t, y, x) of hearts."""
-    coils: Count = 8
-    """Simulated scans: receive coils."""
+    coils: Count | Annotated[list[Count], Field(min_length=1)] = 8
+    """Simulated scans: receive coils, or several numbers of which each subject has one."""
     contrast: Literal["T1w", "T2w", "PDw", "FLAIR", "PD", "PDFS"] | None = None
     """Simulated scans: of a brain the first four, of a knee the last two; all of them if none."""
     snr: Annotated[float, Field(gt=0, allow_inf_nan=True)] | None = None
@@ -102,29 +118,31 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _masks_fit(self) -> DataConfig:
-        kind = self.mask.kind
-        if kind == "kt_variable_density" and self.items != "cines":
-            raise ValueError(f"mask.kind = {kind} needs items = cines, got {self.items}")
-        if self.slab and self.items != "volumes" and kind in ("poisson_disc", "uniform_random"):
-            raise ValueError(f"slab needs a fully sampled readout, which {kind} has not")
+        for kind in choices(self.mask.kind):
+            if kind == "kt_variable_density" and self.items != "cines":
+                raise ValueError(f"mask.kind = {kind} needs items = cines, got {self.items}")
+            if self.slab and self.items != "volumes" and kind in POINTS:
+                raise ValueError(f"slab needs a fully sampled readout, which {kind} has not")
         if self.path is None:
             self._simulation_fits()
         return self
 
     def _simulation_fits(self) -> None:
-        beats, dynamic = self.anatomy == "heart", self.items in ("frames", "cines")
-        if beats != dynamic:
-            fitting = "frames or cines" if beats else "slices or volumes"
-            raise ValueError(f"anatomy = {self.anatomy} needs items = {fitting}, got {self.items}")
+        for anatomy in choices(self.anatomy):
+            fitting = ITEMS_OF[anatomy]
+            if self.items not in fitting:
+                raise ValueError(
+                    f"anatomy = {anatomy} needs items = {' or '.join(fitting)}, got {self.items}"
+                )
+            known = CONTRASTS[anatomy]
+            if self.contrast is not None and self.contrast not in known:
+                raise ValueError(
+                    f"contrast must be {' or '.join(known or ('none',))} for "
+                    f"anatomy = {anatomy}, got {self.contrast}"
+                )
         axes = {"slices": "(y, x)", "volumes": "(z, y, x)"}.get(self.items, "(t, y, x)")
         if len(self.size) != axes.count(",") + 1:
             raise ValueError(f"size must be {axes} for items = {self.items}, got {self.size}")
-        known = {"brain": ("T1w", "T2w", "PDw", "FLAIR"), "knee": ("PD", "PDFS")}
-        if self.contrast is not None and self.contrast not in known.get(self.anatomy, ()):
-            raise ValueError(
-                f"contrast must be {' or '.join(known.get(self.anatomy, ('none',)))} for "
-                f"anatomy = {self.anatomy}, got {self.contrast}"
-            )
         rows = self.size[0] if self.items == "volumes" else self.size[-2]
         if self.slab and self.slab > rows:
             raise ValueError(f"slab = {self.slab} must not exceed the {rows} rows of size")

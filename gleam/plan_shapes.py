@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from gleam.config import Config, ConfigError
 from gleam.data.examples import ENCODED
-from gleam.data_config import DataConfig
+from gleam.data_config import POINTS, DataConfig, choices
 
-POINTS = ("uniform_random", "poisson_disc")
 AXES = {"slices": "y,x", "volumes": "z,y,x", "frames": "y,x", "cines": "t,y,x"}
 
 
@@ -69,9 +68,12 @@ def batch_shape(
 
 
 def _shape_of_data(data: DataConfig) -> tuple[int, ...]:
-    """``(coils, *space)`` of the first training example, from the header of its scan."""
+    """``(coils, *space)`` of the first training example, from the header of its scan.
+
+    Of simulated scans with several numbers of coils, the largest: its batches decide the peak.
+    """
     if data.path is None:
-        return (data.coils, *(data.size[1:] if data.items == "frames" else data.size))
+        return (max(choices(data.coils)), *(data.size[1:] if data.items == "frames" else data.size))
     from gleam.build import build_source
     from gleam.data.splits import scans_of_splits
 
@@ -96,8 +98,8 @@ def _cut(data: DataConfig, space: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _mask_space(data: DataConfig, space: tuple[int, ...]) -> tuple[int, ...]:
-    varying = [False, data.mask.kind in POINTS, True]
-    varying[0] = data.mask.kind == "kt_variable_density"
+    kinds = choices(data.mask.kind)
+    varying = ["kt_variable_density" in kinds, any(kind in POINTS for kind in kinds), True]
     return tuple(
         n if varies else 1 for n, varies in zip(space, varying[-len(space) :], strict=True)
     )

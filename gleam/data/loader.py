@@ -20,27 +20,28 @@ DrawMask = Callable[[Sequence[int], int], Tensor]
 
 
 def mask_drawer(
-    kind: str, accelerations: Sequence[float], calibration: int | float, **options: Any
+    kinds: Sequence[str], accelerations: Sequence[float], calibration: int | float, **options: Any
 ) -> DrawMask:
-    """A function of image size and seed that draws a mask, and its acceleration if several.
+    """A function of image size and seed that draws a mask, its kind and acceleration if several.
 
     Args:
-        kind: a name in :data:`physics.masks.MASKS`.
+        kinds: names in :data:`physics.masks.MASKS`; each mask is of one of these.
         accelerations: each mask has one of these.
         calibration: fully sampled central lines, or their share.
         options: of :func:`physics.masks.draw_mask`.
     """
-    return partial(_draw, kind, tuple(accelerations), calibration, options)
+    return partial(_draw, tuple(kinds), tuple(accelerations), calibration, options)
 
 
 def _draw(
-    kind: str,
+    kinds: Sequence[str],
     accelerations: Sequence[float],
     calibration: int | float,
     options: dict[str, Any],
     shape: Sequence[int],
     seed: int,
 ) -> Tensor:
+    kind = kinds[stable_seed("kind", seed) % len(kinds)]
     choice = torch.randint(len(accelerations), (), generator=generator("acceleration", seed))
     return draw_mask(kind, tuple(shape), accelerations[int(choice)], calibration, seed, **options)
 

@@ -17,6 +17,8 @@ from physics.fourier import ifft
 from physics.heart import simulate_heart
 from physics.knee import simulate_knee
 
+_FRAMES = 4  # of a beat, of which a slice of a heart is one
+
 ANATOMIES: dict[str, Callable[..., SimulatedScan]] = {
     "brain": simulate_brain,
     "knee": simulate_knee,
@@ -31,7 +33,8 @@ class SimulatedSubject(Scan):
         name: of the subject; with the seed, it decides everything about it.
         seed: of the whole data set.
         anatomy: one of :data:`ANATOMIES`.
-        size: ``(y, x)``, ``(z, y, x)`` or, for a heart, ``(t, y, x)``.
+        size: ``(y, x)``, ``(z, y, x)`` or, for a heart, ``(t, y, x)``; a heart of ``(y, x)`` is one
+            of four frames of its beat.
         coils: receive coils.
         options: further arguments of the simulator, such as contrast and snr.
     """
@@ -51,7 +54,11 @@ class SimulatedSubject(Scan):
         super().__init__(Path("simulated") / anatomy / name, name)
         self._size = size
         self._coils = coils
-        self._beating = anatomy == "heart"
+        self._beating = anatomy == "heart" and len(size) == 3
+        self._frame = None
+        if anatomy == "heart" and len(size) == 2:
+            self._frame = stable_seed(seed, name, "frame") % _FRAMES
+            size = (_FRAMES, *size)
         simulate = partial(ANATOMIES[anatomy], size=size, coils=coils, **options)
         self._simulate = partial(simulate, stable_seed(seed, name))
 
@@ -76,6 +83,8 @@ class SimulatedSubject(Scan):
     def kspace(self, slices: slice = EVERYTHING) -> np.ndarray:
         """Samples of some slices, simulated anew at every call."""
         kspace = self._simulate().kspace
+        if self._frame is not None:
+            kspace = kspace[:, self._frame]
         if len(self.shape) == 4 and kspace.ndim == 4:
             kspace = ifft(kspace, (-3,)).movedim(0, 1)
         else:

@@ -1,5 +1,7 @@
 """Every setting of the data reaches what it is about."""
 
+from collections import Counter
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 import torch
 
 import gleam.build
+import gleam.data.loader
+import physics.masks
 from gleam.build import build_loaders, build_masks, build_source
 from gleam.config import load_config
 from gleam.data import SimulatedSubject
@@ -100,3 +104,44 @@ def test_options_of_a_strategy_reach_it_and_hidden_channels_the_network():
     batch = make_batch(8, 8)
     assert network.start(batch).shape == network.step(0, network.start(batch), batch).shape
     assert network.start(batch).shape == (1, 4, 8, 8)
+
+
+def test_each_subject_draws_one_anatomy_and_one_number_of_coils_from_its_name():
+    mixed = data(anatomy=["brain", "knee", "heart"], coils=[2, 3, 5], train=60)
+    source = build_loaders(mixed, 5)["train"].source
+    anatomies = [scan.path.parent.name for scan in map(attrgetter("scan"), source._items)]
+    counts = [shape[0] for shape in source.shapes]
+    for values, known in ((anatomies, {"brain", "knee", "heart"}), (counts, {2, 3, 5})):
+        assert all(8 < values.count(value) < 36 for value in known)
+    pairs = Counter(zip(anatomies, counts, strict=True))
+    assert len(pairs) == 9  # one is drawn without regard to the other
+    alone = {"anatomy": anatomies[0], "coils": counts[0]}
+    wanted = SimulatedSubject("train-0000", 5, size=(32, 32), **alone)
+    assert np.array_equal(source[0].kspace.numpy(), wanted.kspace()[0])
+    fewer = build_loaders(data(**{**mixed.model_dump(), "train": 4}), 5)["train"].source
+    assert fewer.shapes == source.shapes[:4]
+
+
+def test_each_example_draws_one_kind_of_mask_and_poisson_discs_come_from_a_pool(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    kinds = ["random_columns", "equispaced_columns", "poisson_disc", "uniform_random"]
+    drawn: list[tuple[str, int]] = []
+    seen = physics.masks.draw_mask
+
+    def draw(kind: str, shape: Any, acceleration: float, *rest: Any, **options: Any) -> Any:
+        drawn.append((kind, rest[1]))
+        return seen("random_columns", shape, acceleration, *rest, **options)
+
+    monkeypatch.setattr(gleam.data.loader, "draw_mask", draw)
+    monkeypatch.setattr(gleam.build, "POISSON_POOL", 10)
+    loaders = build_loaders(data(mask={"kind": kinds, "acceleration": 2, "calibration": 12}), 1)
+    for iteration in range(120):
+        loaders["train"].training(iteration)
+    assert all(15 < [kind for kind, _ in drawn].count(kind) < 45 for kind in kinds)
+    assert len(set(drawn)) == 40
+    drawn.clear()
+    fixed = [[batch.mask for _, batch in loaders["test"].fixed()] for _ in range(2)]
+    assert all(torch.equal(*masks) for masks in zip(*fixed, strict=True))
+    assert len(drawn) == 4
+    assert len(set(drawn)) == 2

@@ -14,7 +14,7 @@ from gleam.config import (
     parse_bytes,
     parse_overrides,
 )
-from gleam.data_config import MaskConfig
+from gleam.data_config import Kind
 
 
 def refusal(source, **overrides) -> str:
@@ -365,7 +365,22 @@ def test_a_word_whose_value_is_not_yaml_names_the_key():
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({"anatomy": "heart"}, "anatomy = heart needs items = frames or cines, got slices"),
+        (
+            {"anatomy": ["brain", "heart"], "items": "volumes"},
+            "anatomy = heart needs items = frames or cines or slices, got volumes",
+        ),
+        (
+            {"anatomy": ["heart", "knee"], "items": "cines", "size": [2, 64, 64]},
+            "anatomy = knee needs items = slices or volumes, got cines",
+        ),
+        (
+            {"anatomy": ["brain", "knee"], "contrast": "T2w"},
+            "contrast must be PD or PDFS for anatomy = knee, got T2w",
+        ),
+        (
+            {"slab": 32, "mask": {"kind": ["random_columns", "poisson_disc"]}},
+            "slab needs a fully sampled readout, which poisson_disc has not",
+        ),
         ({"items": "cines"}, "anatomy = brain needs items = slices or volumes, got cines"),
         ({"items": "volumes"}, r"size must be (z, y, x) for items = volumes, got (128, 128)"),
         ({"size": [8, 64, 64]}, r"size must be (y, x) for items = slices, got (8, 64, 64)"),
@@ -422,8 +437,7 @@ def test_the_formats_of_the_configuration_are_those_of_the_readers():
 def test_the_masks_of_the_configuration_are_those_of_physics():
     from physics.masks import MASKS
 
-    kinds = MaskConfig.model_fields["kind"].annotation
-    assert set(get_args(kinds)) == set(MASKS)
+    assert set(get_args(Kind)) == set(MASKS)
 
 
 def test_replicas_need_equal_shares_of_an_iteration():

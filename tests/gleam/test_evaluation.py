@@ -50,7 +50,7 @@ def test_metrics_of_the_own_test_split_equal_those_by_hand(best: Path):
     evaluation = gleam.evaluate(best, device="cpu")
     network = gleam.load(best)
     source = build_loaders(tiny.settings(best.parent).data, seed=7)["test"].source
-    draw = mask_drawer("random_columns", [2.0], 12)
+    draw = mask_drawer(["random_columns"], [2.0], 12)
     for number in range(2):
         example = source[number]
         mask = draw((32, 32), stable_seed("mask", f"test-{number:04d}"))
@@ -128,7 +128,7 @@ def test_a_folder_of_scans_is_scored_by_slice_and_by_scan(best: Path, folder: Pa
     assert len(evaluation.scans["network"]) == 2
     network = gleam.load(best)
     source = build_source(tiny.settings(best.parent).data, find_scans(folder))
-    draw = mask_drawer("random_columns", [2.0], 12)
+    draw = mask_drawer(["random_columns"], [2.0], 12)
     for scan, name in enumerate("ab"):
         mask = draw((32, 32), stable_seed("mask", name))
         examples = [source[2 * scan + number] for number in range(2)]

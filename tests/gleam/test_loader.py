@@ -48,7 +48,7 @@ class Scans:
 
 
 def loader(source: Scans, seed: int = 3, accelerations=(2.0,), **settings) -> Loader:
-    return Loader(source, mask_drawer("random_columns", accelerations, 8), seed, **settings)
+    return Loader(source, mask_drawer(["random_columns"], accelerations, 8), seed, **settings)
 
 
 def which(source: Scans, batch: Batch) -> list[int]:

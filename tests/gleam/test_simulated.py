@@ -65,3 +65,15 @@ def test_a_heart_is_one_slice_over_time():
 
 def test_it_says_that_it_is_simulated():
     assert make().header == {"simulated": True}
+
+
+def test_a_slice_of_a_heart_is_one_of_four_frames():
+    scans = [make(f"train-{number:04d}", anatomy="heart") for number in range(12)]
+    frames = set()
+    for scan in scans:
+        kspace = scan.kspace()
+        assert not scan.dynamic
+        assert scan.shape == kspace.shape == (1, 3, 32, 32)
+        beat = simulate_heart(stable_seed(1, scan.name), (4, 32, 32), 3).kspace.numpy()
+        frames.add([np.array_equal(kspace[0], beat[:, frame]) for frame in range(4)].index(True))
+    assert frames == {0, 1, 2, 3}
