@@ -11,6 +11,7 @@ from gleam.build import build_loaders, build_masks, build_source
 from gleam.config import load_config
 from gleam.data import SimulatedSubject
 from gleam.data_config import DataConfig
+from models.resnet import Separable
 from tests.gleam import tiny
 from tests.helpers import make_batch, seeded
 
@@ -100,3 +101,18 @@ def test_options_of_a_strategy_reach_it_and_hidden_channels_the_network():
     batch = make_batch(8, 8)
     assert network.start(batch).shape == network.step(0, network.start(batch), batch).shape
     assert network.start(batch).shape == (1, 4, 8, 8)
+
+
+@pytest.mark.parametrize("step", ["pgd", "modl"])
+def test_the_kind_of_convolution_reaches_the_network(step):
+    volumes = data(items="volumes", size=[8, 32, 32])
+    for kind, some in (("full", False), ("separable", True)):
+        config = load_config(
+            {
+                "network": {"step": step, "features": 4, "convolution": kind},
+                "data": volumes.model_dump(),
+            }
+        )
+        with seeded():
+            network = gleam.build.build_network(config.network, volumes)
+        assert any(isinstance(layer, Separable) for layer in network.modules()) is some
