@@ -78,6 +78,7 @@ def _build_regularizer(config: NetworkConfig, data: DataConfig) -> nn.Module:
         features=config.features,
         ndim=data.ndim,
         padding=config.padding,
+        separable=config.convolution == "separable",
     )
     return ComplexImages(cnn, config.mixed_precision)
 

@@ -37,6 +37,8 @@ class NetworkConfig(Section):
     """Learned complex channels that a step hands on beside the image."""
     regularizer: Literal["cnn", "residual", "coupling"] = "cnn"
     """The CNN of the step's paper; or an invertible one, for strategy invertible."""
+    convolution: Literal["full", "separable"] = "full"
+    """3x3x3 in 3D; or in two factors, over (y, x) and over t or z."""
     padding: Literal["zeros", "reflect"] = "zeros"
     step_size: Positive | None = None
     """First step size of pgd, learned; if none 1, or 0.45 with an invertible regularizer."""
@@ -136,10 +138,24 @@ class Config(Section):
             )
         if network.padding != "zeros" and network.regularizer != "cnn":
             raise ValueError(f"the regularizer {network.regularizer} pads with zeros only")
+        if network.convolution == "separable":
+            self._convolution_fits()
         if network.mixed_precision and network.regularizer != "cnn":
             raise ValueError(
                 f"network.mixed_precision is not for the regularizer {network.regularizer}: "
                 "bfloat16 cannot be inverted to the accuracy that gradients need"
+            )
+
+    def _convolution_fits(self) -> None:
+        if self.data.ndim == 2:
+            raise ValueError(
+                "network.convolution = separable takes t or z apart from (y, x): set data.items to "
+                f"volumes or cines, got {self.data.items}"
+            )
+        if self.network.regularizer != "cnn":
+            raise ValueError(
+                f"the regularizer {self.network.regularizer} has full convolutions only: set "
+                "network.convolution to full"
             )
 
     @property

@@ -15,6 +15,7 @@ from gleam.build import build_loaders, build_masks, build_source
 from gleam.config import load_config
 from gleam.data import SimulatedSubject
 from gleam.data_config import DataConfig
+from models.resnet import Separable
 from tests.gleam import tiny
 from tests.helpers import make_batch, seeded
 
@@ -145,3 +146,18 @@ def test_each_example_draws_one_kind_of_mask_and_poisson_discs_come_from_a_pool(
     assert all(torch.equal(*masks) for masks in zip(*fixed, strict=True))
     assert len(drawn) == 4
     assert len(set(drawn)) == 2
+
+
+@pytest.mark.parametrize("step", ["pgd", "modl"])
+def test_the_kind_of_convolution_reaches_the_network(step):
+    volumes = data(items="volumes", size=[8, 32, 32])
+    for kind, some in (("full", False), ("separable", True)):
+        config = load_config(
+            {
+                "network": {"step": step, "features": 4, "convolution": kind},
+                "data": volumes.model_dump(),
+            }
+        )
+        with seeded():
+            network = gleam.build.build_network(config.network, volumes)
+        assert any(isinstance(layer, Separable) for layer in network.modules()) is some

@@ -278,6 +278,15 @@ def test_a_step_size_that_cannot_be_undone_is_refused():
     load_config({"network": {"step_size": 2.0}})
 
 
+def test_separable_convolutions_are_for_plain_cnns_in_three_dimensions():
+    separable = {"convolution": "separable"}
+    assert "set data.items to volumes or cines, got slices" in refusal({"network": separable})
+    volumes = {"items": "volumes", "size": [8, 32, 32]}
+    message = refusal({"data": volumes, "network": {**separable, "regularizer": "coupling"}})
+    assert "the regularizer coupling has full convolutions only" in message
+    load_config({"data": volumes, "network": separable})
+
+
 def test_bfloat16_is_refused_where_steps_are_inverted():
     mixed = {"mixed_precision": True}
     assert load_config({"network": mixed}).network.mixed_precision

@@ -54,6 +54,10 @@ PROBLEMS: dict[str, dict[str, Any]] = {
         "data": CINE,
         "network": {"step": "modl", "steps": 6, "features": 4, "cg_iterations": 3},
     },
+    "2D+t pgd with separable convolutions": {
+        "data": CINE,
+        "network": {"step": "pgd", "steps": 6, "features": 6, "convolution": "separable"},
+    },
     "wide on a small image, shared weights": {
         "data": SLICE | {"size": (24, 32)},
         "network": {"step": "pgd", "steps": 5, "features": 64, "shared": True},

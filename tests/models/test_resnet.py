@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.complex import to_channels
-from models.resnet import ConvNet, ResidualBlock, ResNet, convolution
+from models.resnet import ConvNet, ResidualBlock, ResNet, Separable, convolution
 from tests.helpers import normal, perturb, relative, seeded
 
 NETWORKS = {
@@ -149,6 +149,69 @@ def test_a_convolution_over_planes_is_one_over_the_volume(size, depth):
     theirs, ours = (torch.autograd.grad((y * weight).sum(), sources) for y in (wanted, got))
     for one, other in zip(ours, theirs, strict=True):
         assert relative(one, other) < 1e-12
+
+
+def composed(layer: Separable) -> Tensor:
+    """The weights ``(outputs, inputs, 3, 3, 3)`` of the one convolution that two factors make."""
+    line, plane = layer.line.weight[..., 0], layer.plane.weight
+    product = "hik,ohyx->oikyx" if layer.line_first else "ohk,hiyx->oikyx"
+    return torch.einsum(product, line, plane)
+
+
+@every_padding
+@pytest.mark.parametrize(("inputs", "outputs"), [(2, 5), (5, 2), (4, 4)])
+def test_a_separable_convolution_is_the_full_one_of_its_factors_product(padding, inputs, outputs):
+    """Values, gradients and channels-last layout; zeros around an image stay zeros in between."""
+    with seeded():
+        layer = perturb(convolution(3, inputs, outputs, 3, True, padding, separable=True).double())
+    x = normal(2, inputs, 3, 4, 5, dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    mode = "constant" if padding == "zeros" else padding
+    bias = layer.plane.bias if layer.line_first else layer.line.bias
+    wanted = F.conv3d(F.pad(x, [1] * 6, mode), composed(layer), bias)
+    got = layer(x)
+    assert relative(got, wanted) < 1e-13
+    assert got.is_contiguous(memory_format=torch.channels_last_3d)
+    weight = normal(*got.shape, seed=1, dtype=torch.float64)
+    leaves = [x, *layer.parameters()]
+    theirs, ours = (torch.autograd.grad((y * weight).sum(), leaves) for y in (wanted, got))
+    for one, other in zip(ours, theirs, strict=True):
+        assert relative(one, other) < 1e-12
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(2, 16), (16, 2), (16, 16)])
+def test_a_separable_convolution_is_cheap_and_starts_as_a_2d_one(inputs, outputs):
+    with seeded():
+        layer, full = (
+            convolution(3, inputs, outputs, separable=wanted) for wanted in (True, False)
+        )
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (layer, full)]
+    assert sizes[0] <= 12 / 27 * sizes[1]
+    x = normal(1, inputs, 3, 6, 7, dtype=torch.float32)
+    plane = F.conv2d(x[:, :, 1], layer.plane.weight, padding=1)
+    assert relative(layer(x)[:, :, 1], plane) < 1e-6
+
+
+@every_network
+def test_an_untrained_separable_network_is_the_identity_and_all_of_its_weights_learn(name):
+    cls, small = NETWORKS[name]
+    with seeded():
+        network = cls(**small, ndim=3, separable=True)
+    x = normal(1, 2, 4, 5, 6, dtype=torch.float32)
+    assert torch.equal(network(x), x)
+    before = [p.detach().clone() for p in network.parameters()]
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    for _ in range(2):  # the last layer comes first, and what is before it then
+        optimizer.zero_grad()
+        network(x).square().sum().backward()
+        optimizer.step()
+    assert not any(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_only_3_wide_convolutions_in_3d_are_separable():
+    for ndim, size in ((2, 3), (3, 5)):
+        with pytest.raises(ValueError, match=f"got size {size} and ndim {ndim}"):
+            convolution(ndim, 2, 2, size, separable=True)
 
 
 @pytest.mark.parametrize("network", [ResNet, ConvNet])
