@@ -194,8 +194,8 @@ def _setting(problem: Mapping[str, Any]) -> str:
     data, training, mask = settings["data"], settings["training"], settings["data"]["mask"]
     return (
         f"Simulated {_words(data['anatomy'])}, {' x '.join(map(str, data['size']))}, "
-        f"{_words(data['coils'])} coils, {_words(mask['kind'])} R = {_words(mask['acceleration'])}, "
-        f"{data['train']} subjects to train on, "
+        f"{_words(data['coils'])} coils, {_words(mask['kind'])} "
+        f"R = {_words(mask['acceleration'])}, {data['train']} subjects to train on, "
         f"{len(problem['cases'])} test cases; {settings['network']['step']}, "
         f"{training['iterations']} iterations of batch {training['batch_size']}, "
         f"{training['loss']} loss; seeds {problem['seeds']}, of the test scans "
