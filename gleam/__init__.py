@@ -27,7 +27,8 @@ def _check_neighbours() -> None:
 _check_neighbours()
 
 from gleam.evaluation import evaluate, load  # noqa: E402 (only once the packages are ours)
+from gleam.growth import grow  # noqa: E402
 from gleam.reconstruction import reconstruct  # noqa: E402
 from gleam.trainer import train  # noqa: E402
 
-__all__ = ["evaluate", "load", "reconstruct", "train"]
+__all__ = ["evaluate", "grow", "load", "reconstruct", "train"]

@@ -101,8 +101,13 @@ def build_strategy(config: Config, network: UnrolledNetwork) -> Strategy:
     )
 
 
-def build_loaders(config: DataConfig, seed: int) -> dict[str, Loader]:
+def build_loaders(config: DataConfig, seed: int, frozen: int = 0) -> dict[str, Loader]:
     """The batches of every split there is: "train", "validate", "test"; slabs for training only.
+
+    Args:
+        config: of the data.
+        seed: of simulated scans, and of the order, masks and slabs of training.
+        frozen: steps that are trained already: behind them order, masks and slabs are others.
 
     Raises:
         DataError: if a scan is in two splits, or cannot be used and is not to be skipped.
@@ -114,7 +119,12 @@ def build_loaders(config: DataConfig, seed: int) -> dict[str, Loader]:
         splits = {split: _simulated(config, split, seed) for split in SPLITS}
     cache = Cache(round(config.cache * GIBIBYTE))
     loaders = {
-        split: _build_loader(config, split, seed, build_source(config, scans, cache))
+        split: _build_loader(
+            config,
+            split,
+            stable_seed(seed, "frozen", frozen) if frozen else seed,
+            build_source(config, scans, cache),
+        )
         for split, scans in splits.items()
     }
     for loader in loaders.values():

@@ -119,6 +119,38 @@ def load_weights(network: nn.Module, weights: Mapping[str, Any], path: str | Pat
     )
 
 
+def load_frozen_steps(network: nn.Module, config: Config) -> None:
+    """Load the steps that stay as they are from the checkpoint that a network is grown from.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+        ConfigError: if it has fewer steps, or other ones; names the settings that differ.
+    """
+    path, frozen = config.grown_from, config.strategy.frozen
+    if path is None:
+        return
+    content = read_checkpoint(path)
+    before = read_config(content, path)
+    if before.network.steps < frozen:
+        raise ConfigError(
+            f"strategy.frozen = {frozen}, but {path} has {before.network.steps} steps only"
+        )
+    pairs = {
+        f"network.{name}": (getattr(before.network, name), value)
+        for name, value in config.network
+        if name not in ("steps", "step_size", "weight")  # the last two are of new steps, at first
+    }
+    pairs["data.map_sets"] = before.data.map_sets, config.data.map_sets
+    pairs["axes of an image"] = before.data.ndim, config.data.ndim
+    if changed := [f"{n} was {a}, is now {b}" for n, (a, b) in pairs.items() if a != b]:
+        raise ConfigError(
+            f"steps of {path} cannot go on in another network: {'; '.join(changed)}; leave these "
+            "settings as they were"
+        )
+    weights = {k: v for k, v in content["network"].items() if int(k.split(".")[1]) < frozen}
+    load_weights(network, {**network.state_dict(), **weights}, path)
+
+
 def versions() -> dict[str, str]:
     """Versions and machine that a run was made with."""
     from importlib.metadata import PackageNotFoundError, version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.text import Text
 
 from gleam.data_commands import check, prepare
 from gleam.plan_command import plan
+
+if TYPE_CHECKING:
+    from gleam.trainer import TrainingResult
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -70,7 +73,41 @@ def train(
         again = [*command, "--resume"]
         status = supervise(again if resume else command, again, restarts, console.print)
         raise typer.Exit(status if status >= 0 else 128 - status)
-    result = train_network(checked, resume=resume)
+    _say_how_it_ended(train_network(checked, resume=resume))
+
+
+@app.command()
+def grow(
+    checkpoint: CheckpointFile,
+    steps: Annotated[int, typer.Option(min=1, help="Unrolled steps to add.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings to change, such as training.iterations=2000."),
+    ] = None,
+    modules: Annotated[
+        int | None,
+        typer.Option(min=1, help="Modules of the new steps; as long as those before if none."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the new run; named after all steps if none.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run in the folder stopped.")
+    ] = False,
+) -> None:
+    """Add steps to a network trained greedily, and train only these, in the memory of a module.
+
+    The new run has the settings of the one before. Its checkpoints hold the whole network.
+    """
+    from gleam.config import parse_overrides
+    from gleam.growth import grow as grow_network
+
+    changes = parse_overrides(overrides or []) | ({} if out is None else {"out": out})
+    result = grow_network(checkpoint, steps, modules=modules, resume=resume, **changes)
+    _say_how_it_ended(result)
+
+
+def _say_how_it_ended(result: TrainingResult) -> None:
     state = "finished" if result.finished else "stopped"
     console.print(f"{state} after {result.iteration} iterations; the folder is {result.folder}")
     if result.best.exists():

@@ -78,6 +78,8 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0)] = 1000
     device: str = "auto"
     """"cpu", "cuda", "cuda:1", or "auto": CUDA if there is one."""
+    grown_from: Path | None = None
+    """Checkpoint that the frozen steps (strategy.frozen) come from; set by gleam grow."""
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     strategy: StrategyConfig = StrategyConfig()
@@ -86,24 +88,25 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _modules_fit(self) -> Config:
-        modules = self.modules
-        if self.network.steps % modules:
-            fitting = [n for n in range(1, self.network.steps + 1) if self.network.steps % n == 0]
-            raise ValueError(
-                f"strategy.modules = {modules} must divide network.steps = {self.network.steps}: "
-                f"choose from {fitting}"
-            )
         self._options_fit()
+        modules, steps, frozen = self.modules, self.trained_steps, self.strategy.frozen
+        if steps % modules:
+            fitting = [n for n in range(1, steps + 1) if steps % n == 0]
+            less = f" less strategy.frozen = {frozen}" if frozen else ""
+            raise ValueError(
+                f"strategy.modules = {modules} must divide network.steps = "
+                f"{self.network.steps}{less}: choose from {fitting}"
+            )
         replicas, training = self.strategy.replicas, self.training
         if training.accumulate % replicas and training.batch_size % replicas:
             raise ValueError(
                 f"strategy.replicas = {replicas} must divide training.accumulate = "
                 f"{training.accumulate} or training.batch_size = {training.batch_size}"
             )
-        if self.network.shared and modules > 1:
+        if self.network.shared and (modules > 1 or frozen):
             raise ValueError(
                 "greedy modules cannot share weights: set network.shared to false "
-                "or strategy.modules to 1"
+                "or strategy.modules to 1, and freeze no steps"
             )
         return self
 
@@ -115,11 +118,21 @@ class Config(Section):
             default = StrategyConfig.model_fields[key].default
             if getattr(strategy, key) != default and strategy.name != name:
                 raise ValueError(f"strategy.{key} is for {name}, but strategy is {strategy.name}")
+        if self.trained_steps < 1:
+            raise ValueError(
+                f"strategy.frozen = {strategy.frozen} leaves nothing to train of network.steps = "
+                f"{network.steps}"
+            )
+        if bool(strategy.frozen) != (self.grown_from is not None):
+            raise ValueError(
+                "strategy.frozen says how many steps stay as they are in the checkpoint "
+                "grown_from, so that both are given or neither; gleam grow gives both"
+            )
         if strategy.name == "auto" and strategy.budget is None:
             raise ValueError("strategy auto needs strategy.budget, such as 24GiB")
         if strategy.budget is not None:
             parse_bytes(strategy.budget)  # refuses what is no size
-        alone = strategy.name in GREEDY and self.modules == network.steps > 1
+        alone = strategy.name in GREEDY and self.modules == self.trained_steps > 1
         if network.hidden and alone and not strategy.lookahead:
             raise ValueError(
                 "network.hidden channels are read by the next step only, so that in modules of one "
@@ -159,9 +172,14 @@ class Config(Section):
             )
 
     @property
+    def trained_steps(self) -> int:
+        """Steps of the network that are not frozen."""
+        return self.network.steps - self.strategy.frozen
+
+    @property
     def modules(self) -> int:
         """Number of modules, with the default filled in."""
-        default = self.network.steps if self.strategy.name in GREEDY else 1
+        default = self.trained_steps if self.strategy.name in GREEDY else 1
         return self.strategy.modules or default
 
 

@@ -123,5 +123,4 @@ def _deep(row: Row) -> str:
     depth = "any number of steps" if row.deepest is None else f"{row.deepest} steps"
     if row.strategy != "greedy":
         return f"{depth}, {row.strategy}"
-    length = row.steps // row.modules
-    return f"{depth}, greedy in modules of {length}"
+    return f"{depth}, greedy in modules of {row.length}"

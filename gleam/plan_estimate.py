@@ -1,7 +1,8 @@
 """Memory and time of a long network from traces of short ones.
 
 Both are linear in the steps of a module and in the number of modules, once there is a first, a
-middle and a last of each: tests hold that against measured runs.
+middle and a last of each, and in the frozen steps before them: tests hold that against measured
+runs.
 """
 
 from __future__ import annotations
@@ -54,23 +55,26 @@ class Estimator:
         self._config = config
         self._shape = shape
         self._device = device
-        self._traced: dict[tuple[str, int, int], Estimate] = {}
+        self._traced: dict[tuple[str, int, int, int], Estimate] = {}
 
     def estimate(self, name: str, length: int, modules: int) -> Estimate:
-        """A network of so many modules of so many steps under a strategy."""
+        """A network of so many modules of so many steps, behind the frozen ones if greedy."""
         lengths = _points(length, *self._lengths(name))
         counts = _points(modules, *self._modules(length))
+        fronts = _points(self._config.strategy.frozen if name == "greedy" else 0, 1, 1)
         parts: dict[str, float] = {}
         seconds = 0.0
-        for (steps, a), (count, b) in product(lengths, counts):
-            found = self._trace(name, steps, count)
-            seconds += a * b * found.seconds
+        for (steps, a), (count, b), (frozen, c) in product(lengths, counts, fronts):
+            found = self._trace(name, steps, count, frozen)
+            seconds += a * b * c * found.seconds
             for part, size in found.parts.items():
-                parts[part] = parts.get(part, 0.0) + a * b * size
+                parts[part] = parts.get(part, 0.0) + a * b * c * size
         return Estimate(parts, seconds)
 
     def deepest(self, name: str, length: int, limit: float) -> int | None:
         """Steps of the deepest network within so many bytes, of modules of this length if greedy.
+
+        Frozen steps count, too.
 
         Returns:
             0 if none fits, None if all do.
@@ -88,7 +92,7 @@ class Estimator:
         if free >= 0:
             count += math.floor(stride * free / growth)
         count = bisect_right(range(1, count + 1), limit, key=need)
-        return count * length if greedy else count
+        return count and self._config.strategy.frozen + count * length if greedy else count
 
     def _lengths(self, name: str) -> tuple[int, int]:
         """From this number of steps a module on, costs grow by the same for every so many more."""
@@ -103,10 +107,10 @@ class Estimator:
         """The same for modules: a first one, one that looks ahead all the way, and a last."""
         return 2 + math.ceil(self._config.strategy.lookahead / length), 1
 
-    def _trace(self, name: str, length: int, modules: int) -> Estimate:
-        key = name, length, modules
+    def _trace(self, name: str, length: int, modules: int, frozen: int) -> Estimate:
+        key = name, length, modules, frozen
         if key not in self._traced:
-            config = variant(self._config, name, length * modules, modules)
+            config = variant(self._config, name, frozen + length * modules, modules, frozen)
             found = trace(config, self._shape, self._device)
             machine = MACHINES[self._device]
             further = max(0, solver_iterations(self._config) - 2)
@@ -115,17 +119,33 @@ class Estimator:
         return self._traced[key]
 
 
-def variant(config: Config, name: str, steps: int, modules: int) -> Config:
-    """The configuration under another strategy, with the options that it has there."""
+def variant(
+    config: Config, name: str, steps: int, modules: int, frozen: int | None = None
+) -> Config:
+    """The configuration under another strategy, with the options that it has there.
+
+    Args:
+        config: of the run.
+        name: of the strategy.
+        steps: of the network.
+        modules: of greedy.
+        frozen: steps that greedy leaves as they are; as many as in the run if None.
+    """
     own = config.strategy
+    if name != "greedy":
+        frozen = 0
+    elif frozen is None:
+        frozen = own.frozen
     strategy = {
         "name": name,
         "modules": modules if name == "greedy" else None,
         "lookahead": own.lookahead if name == "greedy" else 0,
+        "frozen": frozen,
         "checkpoint_every": own.checkpoint_every if name == "invertible" else None,
         "budget": None,
     }
-    return load_config(config, network={"steps": steps}, strategy=strategy)
+    source = config.grown_from if frozen else None
+    return load_config(config, network={"steps": steps}, strategy=strategy, grown_from=source)
 
 
 def _points(value: int, low: int, stride: int) -> list[tuple[int, float]]:

@@ -37,6 +37,7 @@ class Row:
         fits: whether the peak and the margin fit the budget; None without a budget.
         deepest: steps of the deepest network with modules of this length that fits, 0 if none
             does; None without a budget, or if memory does not grow with the steps.
+        frozen: first steps of the network that are trained already.
     """
 
     strategy: str
@@ -48,14 +49,21 @@ class Row:
     exact_gradient: bool
     fits: bool | None = None
     deepest: int | None = None
+    frozen: int = 0
+
+    @property
+    def length(self) -> int:
+        """Steps of a module."""
+        return (self.steps - self.frozen) // self.modules
 
     @property
     def named(self) -> str:
         """Strategy and, of greedy, its modules in words."""
         if self.strategy != "greedy":
             return self.strategy
-        length = self.steps // self.modules
-        return f"greedy, {self.modules} modules of {length} step{'s' * (length > 1)}"
+        counts = (self.modules, "module"), (self.length, "step")
+        modules, steps = (f"{count} {what}{'s' * (count > 1)}" for count, what in counts)
+        return f"greedy, {modules} of {steps}"
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,7 @@ def plan(
     sizes = batch_shape(config, shape, coils)
     estimator = Estimator(config, sizes, device)
     rows = [
-        _row(estimator, name, config.network.steps, modules, limit)
+        _row(estimator, name, config, modules, limit)
         for name, modules in _candidates(config, device)
     ]
     fitting = [row for row in rows if row.deepest != 0] if limit is not None else []
@@ -128,16 +136,18 @@ def plan(
     )
 
 
-def _row(estimator: Estimator, name: str, steps: int, modules: int, limit: int | None) -> Row:
-    found = estimator.estimate(name, steps // modules, modules)
+def _row(estimator: Estimator, name: str, config: Config, modules: int, limit: int | None) -> Row:
+    steps, length = config.network.steps, config.trained_steps // modules
+    found = estimator.estimate(name, length, modules)
     fits = deepest = None
     if limit is not None:
         fits = found.bytes * (1 + MARGIN) <= limit
-        deepest = estimator.deepest(name, steps // modules, limit / (1 + MARGIN))
+        deepest = estimator.deepest(name, length, limit / (1 + MARGIN))
     parts = {part: round(size) for part, size in found.parts.items()}
     time = found.seconds / estimator.estimate("backprop", steps, 1).seconds
     exact = name != "greedy"
-    return Row(name, modules, steps, sum(parts.values()), parts, time, exact, fits, deepest)
+    frozen = config.strategy.frozen
+    return Row(name, modules, steps, sum(parts.values()), parts, time, exact, fits, deepest, frozen)
 
 
 def recommend(rows: Sequence[Row]) -> Row | None:
@@ -194,17 +204,18 @@ def format_bytes(size: float) -> str:
 
 def _candidates(config: Config, device: str) -> Iterator[tuple[str, int]]:
     """Every strategy that this network can be trained with, and its numbers of modules."""
-    yield "backprop", 1
-    yield "checkpoint", 1
-    if config.network.regularizer != "cnn":
-        yield "invertible", 1
-    if device == "cuda":
-        yield "offload", 1
-    steps = config.network.steps
+    steps, frozen = config.trained_steps, config.strategy.frozen
+    if not frozen:
+        yield "backprop", 1
+        yield "checkpoint", 1
+        if config.network.regularizer != "cnn":
+            yield "invertible", 1
+        if device == "cuda":
+            yield "offload", 1
     if config.network.shared:
         return
     learning = config.strategy.lookahead or not config.network.hidden
-    for modules in range(2, steps + 1):  # a single one is backprop
+    for modules in range(1 if frozen else 2, steps + 1):  # without frozen steps 1 is backprop
         if steps % modules == 0 and (modules < steps or learning):
             yield "greedy", modules
 
@@ -232,6 +243,11 @@ def _notes(config: Config, device: str) -> tuple[str, ...]:
     ]
     rates = "calibrated on a CPU" if device == "cpu" else "nominal for a CUDA card, not measured"
     notes.append(f"Times from counted operations and rates {rates}: a guide to 10 to 20 %.")
+    if config.strategy.frozen:
+        notes.append(
+            f"The first {config.strategy.frozen} steps are frozen, which greedy alone knows: they "
+            "take time and hold their weights. Times are relative to backprop of all steps."
+        )
     if config.data.path is not None:
         notes.append("Sizes of the first training scan: the largest one may need more.")
     if config.network.regularizer != "cnn":

@@ -11,6 +11,7 @@ from gleam.data_config import Count, Positive, Section
 PARALLEL = ("workers", "replicas", "queue", "timeout", "timeline")
 OPTIONS = {
     "lookahead": "greedy",
+    "frozen": "greedy",
     "checkpoint_every": "invertible",
     "budget": "auto",
     **dict.fromkeys(PARALLEL, "greedy-parallel"),
@@ -30,6 +31,8 @@ class StrategyConfig(Section):
     """Modules of equal length; for greedy one for each step if none."""
     lookahead: Annotated[int, Field(ge=0)] = 0
     """greedy: a module's loss adds that after so many further steps, which it cannot change."""
+    frozen: Annotated[int, Field(ge=0)] = 0
+    """greedy: so many first steps stay as they are in the checkpoint ``grown_from``."""
     checkpoint_every: Count | None = None
     """invertible: keep the state after every so many steps; 4 if none."""
     budget: str | None = None

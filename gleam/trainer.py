@@ -17,7 +17,7 @@ from gleam.build import (
     build_network,
     build_strategy,
 )
-from gleam.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from gleam.checkpoint import load_frozen_steps, load_weights, read_checkpoint, save_checkpoint
 from gleam.config import Config, dump_config, load_config
 from gleam.data import DataError, Feed
 from gleam.evaluation import reconstructions
@@ -95,7 +95,7 @@ class _Trainer:
         self.config = config
         self.quiet = quiet
         self.device = build_device(config.device)
-        self.loaders = build_loaders(config.data, config.seed)
+        self.loaders = build_loaders(config.data, config.seed, config.strategy.frozen)
         if missing := {"train", "validate"} - self.loaders.keys():
             raise DataError(f"{config.data.path} must have scans to {' and to '.join(missing)} on")
         training = config.training
@@ -111,6 +111,8 @@ class _Trainer:
         self.worse = 0  # validations since the best one
         if resume and self.folder.resumable:
             self.restore()
+        else:
+            load_frozen_steps(self.network, config)
         scans = {split: loader.source.scans for split, loader in self.loaders.items()}
         self.folder.describe(scans, self.iteration, seed=config.seed)
         self.folder.keep_records(self.iteration)

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from gleam.batch import Batch
 from gleam.strategies.base import Losses, Strategy, report
-from gleam.strategies.modules import Module
+from gleam.strategies.frozen import Continuation
+from gleam.strategies.modules import Module, Network
 
 
 @dataclass
@@ -47,18 +48,30 @@ class Greedy(Strategy):
             the published algorithm. Each step of lookahead costs a backward pass through a step
             more, but no forward pass: later modules go on from what was computed. (With several
             batches a training step it is computed again, in the memory of one batch.)
+        frozen: so many first steps are trained already and stay as they are, see
+            :class:`Continuation`; the modules split those behind them.
 
     Raises:
-        ValueError: if ``lookahead`` is negative, or the network has parameters outside its steps,
-            which would change while later modules need them.
+        ValueError: if ``lookahead`` is negative, or with it parameters outside the network's steps
+            learn, which would change while later modules need them; or if ``frozen`` is out of
+            range.
     """
 
-    def __init__(self, *arguments: Any, lookahead: int = 0, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
+    def __init__(
+        self,
+        network: Network,
+        *arguments: Any,
+        lookahead: int = 0,
+        frozen: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            Continuation(network, frozen) if frozen else network, *arguments, **settings
+        )
         if lookahead < 0:
             raise ValueError(f"lookahead must be at least 0, got {lookahead}")
         steps = set(self.network.steps.parameters())
-        if lookahead and not steps.issuperset(self.network.parameters()):
+        if lookahead and not steps.issuperset(p for p in network.parameters() if p.requires_grad):
             raise ValueError(
                 "lookahead needs a network all of whose parameters belong to its steps; "
                 "train this one with lookahead 0"

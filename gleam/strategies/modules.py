@@ -112,7 +112,7 @@ def split_steps(steps: int, modules: int) -> list[range]:
 
 
 def own_parameters(network: Network, splits: Sequence[range]) -> list[list[nn.Parameter]]:
-    """The parameters of each module; those outside the steps belong to the first.
+    """The parameters of each module; those outside the steps that learn belong to the first.
 
     Raises:
         ValueError: if two modules share a parameter.
@@ -127,7 +127,7 @@ def own_parameters(network: Network, splits: Sequence[range]) -> list[list[nn.Pa
             "modules must not share weights: each would undo the update of the one before. "
             "Use separate weights (shared: false) or a single module"
         )
-    outside = [parameter for parameter in network.parameters() if parameter not in seen]
+    outside = [p for p in network.parameters() if p not in seen and p.requires_grad]
     return [outside + owned[0], *owned[1:]]
 
 

@@ -79,6 +79,7 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("", ["demo", "train", "evaluate", "reconstruct", "info", "in the memory of one module"]),
         ("demo", ["--out", "--seed", "Needs no data", "runs/demo"]),
         ("train", ["--resume", "strategy=backprop", "YAML file", "Ctrl-C"]),
+        ("grow", ["--steps", "--modules", "--out", "--resume", "in the memory of a module"]),
         ("evaluate", ["--data", "--baselines", "--out", "--device", "PSNR", "L1-wavelet"]),
         ("reconstruct", ["--mask", "--maps", "--out", "inferred", "ESPIRiT", "(coils, y, x)"]),
         ("info", ["checkpoint", "versions"]),
@@ -127,6 +128,25 @@ def test_training_evaluation_and_info_of_a_run(config: Path, tmp_path: Path, cap
     names = {"metrics.json", "table.md", "worst.png", "median.png", "best.png"}
     assert {path.name for path in (out / "evaluation").iterdir()} == names
     assert all(f"wrote {out / 'evaluation' / name}" in printed for name in names)
+
+
+def test_a_network_grows_and_grows_again(best: Path, tmp_path: Path, capsys):
+    words = ("training.iterations=2", "training.validate_every=1")
+    one, other = tmp_path / "one", tmp_path / "other"
+    printed = run(capsys, "grow", best, "--steps", 4, "--modules", 2, "--out", one, *words)
+    assert f"finished after 2 iterations; the folder is {one}" in printed
+    assert f"best checkpoint: {one / 'best.pt'}, validation PSNR " in printed
+    run(capsys, "grow", one / "last.pt", "--steps", 2, f"out={other}", *words)
+    facts = yaml.safe_load(run(capsys, "info", other / "best.pt"))["config"]
+    assert facts["network"]["steps"] == 8
+    assert facts["strategy"] | {"frozen": 6, "modules": 1} == facts["strategy"]
+    assert facts["grown_from"] == str(one / "last.pt")
+    again = ("grow", best, "--steps", 4, "--modules", 2, "--out", one, *words)
+    assert "already holds a run" in fail(capsys, *again)
+    assert "finished after 2 iterations" in run(capsys, *again, "--resume")
+    assert "resumed: grown_from was" in fail(
+        capsys, again[0], one / "last.pt", *again[2:], "--resume"
+    )
 
 
 def test_evaluation_of_a_folder_with_baselines(best: Path, tmp_path: Path, capsys):

@@ -128,7 +128,7 @@ def test_an_unknown_key_at_any_level_names_the_nearest_known_one(source, key, ne
 
 def test_an_unknown_key_that_resembles_none_lists_the_known_ones():
     message = refusal({"strategy": {"zzz": 1}})
-    known = "name, modules, lookahead, checkpoint_every, budget"
+    known = "name, modules, lookahead, frozen, checkpoint_every, budget"
     known += ", workers, replicas, queue, timeout, timeline"
     assert message == f"strategy.zzz: unknown key; known keys: {known}"
 

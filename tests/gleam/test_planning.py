@@ -68,6 +68,12 @@ PROBLEMS: dict[str, dict[str, Any]] = {
         "network": {"step": "modl", "steps": 6, "features": 8, "regularizer": "coupling"},
         "strategy": {"name": "invertible", "checkpoint_every": 2},
     },
+    "grown, with lookahead": {
+        "data": SLICE,
+        "network": {"step": "pgd", "steps": 9, "features": 6},
+        "strategy": {"name": "greedy", "lookahead": 1, "frozen": 5},
+        "grown_from": "not_read.pt",
+    },
     "points, mixed precision, ssim": {
         "data": SLICE | {"mask": {"kind": "uniform_random", **LINES}},
         "network": {"step": "pgd", "steps": 4, "features": 8, "mixed_precision": True},
@@ -105,6 +111,31 @@ def test_every_strategy_and_every_number_of_modules_is_there():
     assert rows[0].time == 1
     assert 1.2 < rows[1].time < 1.6  # one more forward pass of three passes' work
     assert all(row.fits is None and row.deepest is None for row in rows)
+
+
+def test_frozen_steps_cost_weights_and_time_but_no_activations():
+    short, deep = (
+        plan(
+            configured(
+                data=SLICE,
+                network={"steps": 4 + frozen, "features": 8},
+                strategy={"name": "greedy", "frozen": frozen},
+                grown_from="not_read.pt",
+            )
+        ).rows
+        for frozen in (4, 60)
+    )
+    assert [(row.strategy, row.modules, row.length) for row in deep] == [
+        ("greedy", 1, 4),
+        ("greedy", 2, 2),
+        ("greedy", 4, 1),
+    ]
+    for one, other in zip(short, deep, strict=True):
+        for part in ("gradients", "optimizer", "inputs", "activations"):
+            assert one.parts[part] == other.parts[part]
+        assert other.parts["parameters"] == 8 * one.parts["parameters"]
+    # Of 64 steps, 60 do the forward pass alone: about a third of the work.
+    assert 0.25 < deep[0].time < 0.45 < short[0].time < 0.75
 
 
 def test_shared_weights_leave_no_greedy_strategy():
@@ -170,21 +201,25 @@ def test_more_solver_iterations_take_more_time():
     assert time(1) < time(10) < 1.5
 
 
-def test_the_deepest_network_fits_and_a_deeper_one_does_not():
+@pytest.mark.parametrize("frozen", [0, 3])
+def test_the_deepest_network_fits_and_a_deeper_one_does_not(frozen):
     # Wide on a small image: memory grows by weights and moments, whatever the strategy.
     config = configured(
-        data=SLICE | {"size": (24, 32)}, network={"steps": 6, "features": 32}, strategy="greedy"
+        data=SLICE | {"size": (24, 32)},
+        network={"steps": 6 + frozen, "features": 32},
+        strategy={"name": "greedy", "frozen": frozen},
+        grown_from="not_read.pt" if frozen else None,
     )
     budget = 8_000_000
     found = plan(config, budget=budget)
     assert found.deepest is not None
-    assert found.deepest.deepest == max(row.deepest or 0 for row in found.rows) > 6
+    assert found.deepest.deepest == max(row.deepest or 0 for row in found.rows) > 6 + frozen
     for row in found.rows:
-        length = row.steps // row.modules if row.strategy == "greedy" else 1
+        length = row.length if row.strategy == "greedy" else 1
         assert row.deepest is not None
-        assert row.fits == (row.deepest >= 6)
+        assert row.fits == (row.deepest >= 6 + frozen)
         for steps, fits in ((row.deepest, True), (row.deepest + length, False)):
-            modules = steps // length if row.strategy == "greedy" else 1
+            modules = (steps - frozen) // length if row.strategy == "greedy" else 1
             need = sum(measure_peak(variant(config, row.strategy, steps, modules)).values())
             assert (need * (1 + MARGIN) <= budget) == fits, (row, steps)
 
