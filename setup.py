@@ -16,7 +16,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["gleam", "gleam.*", "models", "physics"]),
     package_dir={"": "."},
-    package_data={"gleam": ["py.typed", "configs/*.yaml"]},
+    package_data={"gleam": ["py.typed", "configs/*.yaml", "weights/*"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "torch>=2.6",
@@ -31,6 +31,7 @@ setup(
         "rich>=13.7",
         "ismrmrd>=1.14",
         "nibabel>=5.2",
+        "safetensors>=0.4",
     ],
     extras_require={
         "test": [

@@ -5,6 +5,7 @@ import gleam
 result = gleam.train({"out": "runs/first"}, strategy="greedy")
 evaluation = gleam.evaluate(result.best)
 image = gleam.reconstruct(result.best, kspace)
+image = gleam.reconstruct("general-2d", kspace)  # a network that ships with the library
 """
 
 from importlib.util import find_spec
@@ -26,9 +27,9 @@ def _check_neighbours() -> None:
 
 _check_neighbours()
 
-from gleam.evaluation import evaluate, load  # noqa: E402 (only once the packages are ours)
+from gleam.evaluation import evaluate, load, pretrained  # noqa: E402 (only once the packages are ours)
 from gleam.growth import grow  # noqa: E402
 from gleam.reconstruction import reconstruct  # noqa: E402
 from gleam.trainer import train  # noqa: E402
 
-__all__ = ["evaluate", "grow", "load", "reconstruct", "train"]
+__all__ = ["evaluate", "grow", "load", "pretrained", "reconstruct", "train"]

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from gleam.config import Config, ConfigError, load_config
+from gleam.shipped import SUFFIX, locate, read_weights, shipped_networks
 
 FORMAT = 1
 CONTENT: dict[str, type] = {
@@ -27,6 +28,7 @@ CONTENT: dict[str, type] = {
     "progress": dict,
     "random": dict,
 }
+RESUMED = ("strategy", "random")  # which a file of weights lacks
 
 
 class CheckpointError(RuntimeError):
@@ -60,18 +62,20 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read and check a checkpoint.
+    """Read and check a checkpoint, a safetensors file, or a network that ships with the library.
+
+    Args:
+        path: the file, or the name of a network that ships, such as "general-2d".
 
     Raises:
         CheckpointError: if it is missing, truncated, no checkpoint of this library or newer.
     """
+    found = locate(path)
+    weights_only = found.suffix == SUFFIX
     try:
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # torch itself does not compare checksums
-                raise zipfile.BadZipFile(damaged)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_weights(found) if weights_only else _read_archive(found)
     except FileNotFoundError:
-        raise CheckpointError(f"no such checkpoint: {path}") from None
+        raise CheckpointError(f"no such checkpoint: {path}{_hint(found)}") from None
     except Exception as error:  # torch raises many types, according to where a file is damaged
         raise CheckpointError(
             f"{path} cannot be read: it is truncated, damaged or no checkpoint of this library "
@@ -84,10 +88,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} has format {content['format']}, this version reads up to {FORMAT}; "
             f"upgrade gleam (it was written with {content.get('versions')})"
         )
-    wrong = [key for key, kind in CONTENT.items() if not isinstance(content.get(key), kind)]
+    needed = {k: v for k, v in CONTENT.items() if not (weights_only and k in RESUMED)}
+    wrong = [key for key, kind in needed.items() if not isinstance(content.get(key), kind)]
     if wrong:
         raise CheckpointError(f"{path} lacks {', '.join(sorted(wrong))}")
     return content
+
+
+def _read_archive(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():  # torch itself does not compare checksums
+            raise zipfile.BadZipFile(damaged)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _hint(path: Path) -> str:
+    """For what looks like a name and not like a file."""
+    if path.suffix or path.parent != Path():
+        return ""
+    return f"; networks that ship with gleam: {', '.join(shipped_networks()) or 'none'}"
 
 
 def read_config(content: Mapping[str, Any], path: str | Path) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,11 @@ app = typer.Typer(
 console = Console(soft_wrap=True, markup=False)
 
 CheckpointFile = Annotated[
-    Path, typer.Argument(help="Checkpoint of a run, such as runs/demo/best.pt.", show_default=False)
+    Path,
+    typer.Argument(
+        help="Checkpoint of a run, such as runs/demo/best.pt, or a network that ships: general-2d.",
+        show_default=False,
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
 
@@ -142,12 +147,13 @@ def evaluate(
 
 @app.command()
 def reconstruct(
-    checkpoint: CheckpointFile,
-    kspace: Annotated[
-        Path,
+    inputs: Annotated[
+        list[Path],
         typer.Argument(
-            help="A scan of any format that can be read (fastMRI, ISMRMRD, ...), or a .npy file "
-            "with k-space, complex (coils, y, x) or (slices, coils, y, x), with z or t before y."
+            metavar="[CHECKPOINT] FILE",
+            help="The checkpoint, general-2d if none is named; and a scan of any format that can "
+            "be read (fastMRI, ISMRMRD, ...) or a .npy file with k-space, complex (coils, y, x) "
+            "or (slices, coils, y, x), with z or t before y.",
         ),
     ],
     mask: Annotated[
@@ -175,18 +181,32 @@ def reconstruct(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Reconstruct measured k-space with a trained network."""
+    """Reconstruct measured k-space with a trained network, your own or one that ships.
+
+    Where it was measured, the coil maps and the noise are found out from the samples.
+    """
     from gleam.files import read_array, read_measurements, save_reconstruction
     from gleam.reconstruction import reconstruct_and_compare
+    from gleam.shipped import NOTICE, shipped_networks
 
+    if len(inputs) > 2:
+        raise ValueError(f"expected [CHECKPOINT] FILE, got {' '.join(map(str, inputs))}")
+    *named, kspace = inputs
+    checkpoint = named[0] if named else Path("general-2d")
     extra = [None if path is None else read_array(path) for path in (mask, maps)]
     measured = read_measurements(kspace, checkpoint, format)
     given = [
         found if array is None else array for array, found in zip(extra, measured[1:], strict=True)
     ]
-    images = reconstruct_and_compare(
-        checkpoint, measured[0], *given, steps=steps, stop_below=stop_below, device=device
-    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        images = reconstruct_and_compare(
+            checkpoint, measured[0], *given, steps=steps, stop_below=stop_below, device=device
+        )
+    for warning in caught:
+        console.print(f"warning: {warning.message}", highlight=False)
+    if str(checkpoint) in shipped_networks():
+        console.print(f"{checkpoint} is {NOTICE}")
     target = out or kspace.with_name(kspace.name.split(".")[0] + "_reconstruction.npy")
     for path in save_reconstruction(target, *images):
         console.print(f"wrote {path}")
@@ -207,6 +227,7 @@ def info(checkpoint: CheckpointFile) -> None:
         "iteration": content["iteration"],
         "best validation PSNR [dB]": round(content["progress"]["best"], 2),
         "parameters": count,
+        **({"limits": content["limits"]} if "limits" in content else {}),
         "versions": content["versions"],
         "config": dump_config(read_config(content, checkpoint)),
     }

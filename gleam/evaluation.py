@@ -15,10 +15,11 @@ from gleam.allocator import keep_freed_memory
 from gleam.baselines import best_l1_wavelet, cg_sense
 from gleam.batch import Batch
 from gleam.build import build_device, build_loaders, build_masks, build_network, build_source
-from gleam.checkpoint import load_weights, read_checkpoint, read_config
+from gleam.checkpoint import CheckpointError, load_weights, read_checkpoint, read_config
 from gleam.config import Config, load_config
 from gleam.data import DataError, Example, Loader, find_scans
 from gleam.metrics import evaluate_scan, evaluate_slice, summarise
+from gleam.shipped import shipped_networks
 from gleam.strategies.modules import Network
 from models.unrolled import UnrolledNetwork
 from physics.masks import acceleration
@@ -64,6 +65,23 @@ def load(checkpoint: str | Path, device: str = "cpu") -> UnrolledNetwork:
         CheckpointError: if it cannot be read or belongs to another architecture.
     """
     return open_network(checkpoint, device)[0]
+
+
+def pretrained(name: str, device: str = "cpu") -> UnrolledNetwork:
+    """A network that ships with the library, trained and ready to reconstruct.
+
+    Args:
+        name: such as "general-2d"; its card, ``gleam/weights/NAME.md``, says what it was trained
+            on. The name stands for a checkpoint wherever one is taken.
+        device: "cpu", "cuda" or "auto".
+
+    Raises:
+        CheckpointError: for an unknown name; lists those there are.
+    """
+    known = shipped_networks()
+    if name not in known:
+        raise CheckpointError(f"no network {name!r} ships with gleam; there are {known}")
+    return load(name, device)
 
 
 def evaluate(

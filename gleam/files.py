@@ -35,7 +35,8 @@ def read_array(path: Path) -> np.ndarray:
 def read_measurements(path: Path, checkpoint: Path, format: str | None = None) -> Measured:
     """K-space of a ``.npy`` file as it is, or of a scan as the images of a checkpoint; mask, maps.
 
-    Of a file with several scans it is the first. The format is by default that of the training.
+    Of a file with several scans it is the first. The format is by default that of the training. A
+    network of images ``(y, x)`` takes slices of static scans and frames of dynamic ones.
 
     Raises:
         DataError: if the file cannot be read; CheckpointError: if the checkpoint cannot.
@@ -44,7 +45,10 @@ def read_measurements(path: Path, checkpoint: Path, format: str | None = None) -
         return read_array(path), None, None
     config = read_config(read_checkpoint(checkpoint), checkpoint)
     scan = open_scan(path, config.data.format if format is None else format)
-    return measurements(scan, config.data.items)
+    items = config.data.items
+    if config.data.ndim == 2:
+        items = "frames" if scan.dynamic else "slices"
+    return measurements(scan, items)
 
 
 def save_reconstruction(path: Path, image: Tensor, zero_filled: Tensor) -> list[Path]:

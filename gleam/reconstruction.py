@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 from gleam.build import build_device
 from gleam.evaluation import open_network, run_network
 from gleam.inputs import make_batch
+from gleam.limits import departures, facts
+from gleam.shipped import locate, read_limits
 from physics.masks import calibration_lines
 
 
@@ -26,8 +29,11 @@ def reconstruct(
 ) -> Tensor:
     """Reconstruct undersampled multi-coil k-space.
 
+    A network that ships with the library warns (``UserWarning``) of measurements that are unlike
+    what it was trained on, in their acceleration, matrix, coils or noise.
+
     Args:
-        checkpoint: of the network.
+        checkpoint: of the network, or the name of one that ships, such as "general-2d".
         kspace: complex ``(coils, *space)`` or ``(slices, coils, *space)``, centred orthonormal
             FFT of the coil images along y and x, in any units; space is that of the images the
             network was trained on: ``(y, x)``, ``(z, y, x)`` or ``(t, y, x)``.
@@ -86,11 +92,20 @@ def reconstruct_and_compare(
         raise ValueError(
             f"the network was trained with {data.map_sets} coil-map sets, got {batch.maps.shape[1]}"
         )
-    images, zero_filled = [], []
+    limits = read_limits(checkpoint)
+    images, zero_filled, found = [], [], []
     for single in batch.split():  # slice by slice: memory stays that of one image
-        one = single.normalised().to(build_device(device))
+        one = single.normalised()
+        found += [facts(one)] if limits else []
+        one = one.to(build_device(device))
         images.append(one.rescale(run_network(network, one, steps, stop_below)).cpu())
         zero_filled.append(one.rescale(one.zero_filled).cpu())
+    if said := departures(found, limits or {}):
+        warnings.warn(
+            f"{locate(checkpoint).stem} was not trained on such measurements, so its image may be "
+            f"wrong: {'; '.join(said)}",
+            stacklevel=4,
+        )
     has_slices = np.ndim(kspace) == data.ndim + 2
     return _shape(torch.cat(images), has_slices), _shape(torch.cat(zero_filled), has_slices)
 
