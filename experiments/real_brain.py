@@ -18,18 +18,15 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 import yaml
 from torch import Tensor
 
 import gleam
 from experiments.provenance import RESULTS, as_markdown, provenance
-from gleam.data import Example
-from gleam.data.estimate import estimate_maps
-from gleam.evaluation import reconstruct_classically
+from experiments.real_data import read_brain
+from experiments.real_scans import undersample, without_learning
 from gleam.metrics import evaluate_slice, summarise
 from gleam.plots import comparison
-from physics.fourier import fft
 from physics.masks import random_columns
 
 CONFIG = Path(__file__).parent / "configs" / "real_brain.yaml"
@@ -47,21 +44,10 @@ def train(strategy: str, resume: bool = False) -> None:
     gleam.train(CONFIG, out=RUNS / strategy, strategy=strategy, resume=resume)
 
 
-def read_brain(folder: Path) -> Tensor:
-    """Fully sampled k-space ``(4, 256, 256)`` of the real brain."""
-    from scipy.io import loadmat
-
-    images = torch.from_numpy(loadmat(folder / "mc_brain_T2_4ch.mat")["img"])
-    return fft(images.movedim(-1, 0).contiguous().to(torch.complex64))
-
-
 def reconstruct_all(kspace: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Images ``(y, x)`` of every method, and the reference."""
-    maps = estimate_maps((kspace * mask)[None], calibration=CALIBRATION)[0]
-    example = Example.from_maps(kspace, maps, "real brain")
-    batch = example.undersample(mask)
-    images = {"zero-filled": batch.rescale(batch.zero_filled)[0]}
-    images |= reconstruct_classically(batch)
+    example, batch = undersample(kspace, mask, CALIBRATION)
+    images = without_learning(batch)
     for strategy in STRATEGIES:
         # The entry point of a user: the mask is inferred, the coil maps are estimated.
         images[strategy] = gleam.reconstruct(RUNS / strategy / "best.pt", kspace * mask)[None]

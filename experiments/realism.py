@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from experiments.provenance import RESULTS, as_markdown, provenance
+from experiments.real_data import read_brain, read_chests
 from physics.brain import simulate_brain
-from physics.fourier import fft, ifft
+from physics.fourier import ifft
 from physics.heart import simulate_heart
 
 if TYPE_CHECKING:
@@ -62,10 +63,8 @@ class Group:
 
 def real_brain(folder: Path) -> Group:
     """The T2-weighted slice."""
-    from scipy.io import loadmat
-
-    coils = loadmat(folder / "mc_brain_T2_4ch.mat")["img"].transpose(2, 0, 1)
-    return Group("real", [_rss(coils)], _fft(coils))
+    kspace = read_brain(folder).numpy()
+    return Group("real", [_rss(_coil_images(kspace))], kspace)
 
 
 def simulated_brain() -> Group:
@@ -76,10 +75,8 @@ def simulated_brain() -> Group:
 
 
 def real_hearts(folder: Path) -> Group:
-    """Cardiac and chest slices; the first two of the file are brains."""
-    magnitudes = np.load(folder / "chest_brain_admmnet_256.npz")
-    stack = magnitudes[magnitudes.files[0]]
-    return Group("real", list(stack[2:]), None)
+    """Cardiac and chest slices."""
+    return Group("real", list(read_chests(folder)), None)
 
 
 def simulated_hearts() -> Group:
@@ -120,10 +117,6 @@ def eigenvalues(kspace: np.ndarray) -> np.ndarray:
         kspace, calib_width=24, crop=0, output_eigenvalue=True, show_pbar=False
     )
     return np.abs(calibration.run()[1]).reshape(kspace.shape[1:])
-
-
-def _fft(coils: np.ndarray) -> np.ndarray:
-    return fft(torch.from_numpy(np.ascontiguousarray(coils)).to(torch.complex64)).numpy()
 
 
 def _rss(coils: np.ndarray) -> np.ndarray:
