@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,20 +27,33 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
+    "PYTHONUNBUFFERED": "1",
 }
 
 
-def start(*words: str) -> subprocess.Popen[bytes]:
+def start(*words: str) -> subprocess.Popen[str]:
     """A node that offers one worker, and ends with the process that is returned."""
     ray = Path(sys.executable).with_name("ray")
     command = [str(ray), "start", "--block", "--node-ip-address", "127.0.0.1", "--num-cpus", "1"]
     return subprocess.Popen(
         [*command, "--resources", '{"gleam": 1}', *words],
         env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         start_new_session=True,
     )
+
+
+def wait_for(node: subprocess.Popen[str]) -> None:
+    """Return once a node is part of the cluster."""
+    assert node.stdout is not None
+    said = []
+    for line in node.stdout:
+        said.append(line)
+        if "Ray runtime started" in line:
+            return
+    pytest.fail(f"a node ended: {''.join(said)}")
 
 
 @pytest.fixture
@@ -53,18 +65,14 @@ def cluster() -> Iterator[str]:
     address = f"127.0.0.1:{port}"
     nodes = [start("--head", "--port", str(port), "--include-dashboard=false")]
     try:
-        for _ in range(300):
-            with socket.socket() as trial:
-                if trial.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        time.sleep(3)  # the head answers before it takes nodes
+        wait_for(nodes[0])
         nodes.append(start("--address", address))
+        wait_for(nodes[1])
         yield address
     finally:
         for node in reversed(nodes):  # the rest of a node ends when this does
             os.killpg(node.pid, signal.SIGKILL)
-            node.wait()
+            node.communicate()
 
 
 def test_a_cluster_of_two_nodes_trains_what_one_process_does(cluster: str, tmp_path: Path):
@@ -78,12 +86,9 @@ def test_a_cluster_of_two_nodes_trains_what_one_process_does(cluster: str, tmp_p
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(dump_config(settings)))
     command = [sys.executable, "-m", "gleam", "train", str(config)]
-    for _ in range(5):  # until the second node has joined
-        run = subprocess.run(
-            command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        if "enough for 1" not in run.stderr:
-            break
+    run = subprocess.run(
+        command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "2 workers train the modules 0-0, 1-1" in run.stdout
     assert_same_run(tmp_path / "run", whole)
