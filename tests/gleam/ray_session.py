@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -214,6 +215,19 @@ def assert_gone(processes: dict[int, str], driver: int, but: Sequence[str] = ())
         return {pid: name for pid, name in alive.items() if name not in but}
 
     assert wait_until(lambda: not left(), 20), left()
+
+
+def abandoned_memory() -> set[str]:
+    """Files of shared memory that no process has open or mapped; other programs use theirs."""
+    names = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
+    for pid in live() if names else ():
+        with suppress(OSError):  # it ended meanwhile
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            names = {name for name in names if name not in maps}
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(OSError):  # it was closed meanwhile
+                    names.discard(os.readlink(link))
+    return names
 
 
 def workers_alive() -> list[int]:

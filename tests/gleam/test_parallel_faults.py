@@ -34,6 +34,7 @@ from tests.gleam.ray_session import (
     Batches,
     Eventful,
     HangsOnce,
+    abandoned_memory,
     assert_gone,
     assert_same_run,
     below,
@@ -61,11 +62,10 @@ LOST = re.compile(r"a worker was lost \(.+\); all start again after iteration (\
 @pytest.fixture(autouse=True)
 def _nothing_is_left_over() -> Iterator[None]:
     """No worker, and no shared memory."""
-    before = set(os.listdir("/dev/shm"))
+    before = abandoned_memory()
     yield
     assert wait_until(lambda: not workers_alive(), 15), workers_alive()
-    left = "shared memory that was not there before"  # or of other tests, for a moment
-    assert wait_until(lambda: before.issuperset(os.listdir("/dev/shm")), 15), left
+    assert wait_until(lambda: abandoned_memory() <= before, 15), abandoned_memory()
 
 
 def kill_workers(count: int, random: Random, ended: Container[int] = ()) -> int:
@@ -188,7 +188,7 @@ def test_ctrl_c_ends_a_run_with_a_message_and_a_checkpoint(
     output = process.communicate(timeout=60)[0]
     print(f"ended {time.monotonic() - pressed:.1f} s after Ctrl-C")
     assert process.returncode == 0, output
-    assert time.monotonic() - pressed < 15  # 5 on a machine that does nothing else
+    assert time.monotonic() - pressed < 30  # 5 on a machine that does nothing else
     stopped = tiny.state(tmp_path / "last.pt")["iteration"]
     assert 9 <= stopped < 40
     assert f"stopped after iteration {stopped}; go on with --resume" in output
@@ -343,7 +343,7 @@ def test_workers_may_be_killed_at_any_moment(ray_session, expected, tmp_path: Pa
 
 
 def test_a_worker_that_hangs_is_replaced(ray_session, expected):
-    watched = Watched(parallel(timeout=2))
+    watched = Watched(parallel(timeout=3))
     with closing(watched.strategy):
         for done in watched.train():
             if done == 10 and not watched.losses:
@@ -353,7 +353,7 @@ def test_a_worker_that_hangs_is_replaced(ray_session, expected):
 
 
 def test_data_that_hang_while_modules_are_timed_are_survived(ray_session, expected, tmp_path: Path):
-    watched = Watched(parallel(costs=None, timeout=2))
+    watched = Watched(parallel(costs=None, timeout=8))  # in which modules can be timed elsewhere
     with closing(watched.strategy):
         for _ in watched.train(HangsOnce(asked=tmp_path / "asked")):
             pass

@@ -70,7 +70,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 def wait_for(folder: Path, iterations: int, process: subprocess.Popen[str]) -> None:
     """Return once so many lines are in the metrics."""
     metrics = folder / "metrics.jsonl"
-    for _ in range(6000):
+    for _ in range(24000):
         if metrics.exists() and len(metrics.read_text().splitlines()) >= iterations:
             return
         if process.poll() is not None:
