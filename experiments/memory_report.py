@@ -282,6 +282,7 @@ def _parallel(found: Mapping[str, Any] | None) -> list[str]:
     ]
     for row in found["rows"]:
         same = "bitwise the same" if row["equal"] else "differ"
+        same = same if row["workers"] else ""
         lines.append(
             f"| {row['workers'] or 'serial'} | {1e3 * row['seconds']:.1f} | {row['speed']:.2f} "
             f"| {same} |"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,6 +52,32 @@ def compare_parallel(problem: Problem, parallel: Parallel) -> dict[str, Any]:
         "rows": rows,
         "provenance": provenance(),
     }
+
+
+def parallel_claims(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """That the weights are the same, and that time falls with the number of workers."""
+    rows = [row for row in found["rows"] if row["workers"]]
+    falls = [before["seconds"] / after["seconds"] for before, after in pairwise(rows)]
+    variant, numbers = found["variant"], [row["workers"] for row in rows]
+    same = all(row["equal"] for row in rows)
+    return [
+        {
+            "title": "Parallel: weights and losses of serial training",
+            "variant": variant,
+            "met": same,
+            "text": f"{variant} with {numbers} workers, {found['iterations']} iterations: "
+            + ("bitwise the same" if same else "they differ"),
+        },
+        {
+            "title": "Parallel: time falls with the workers",
+            "variant": variant,
+            "value": rows[0]["seconds"] / rows[-1]["seconds"],
+            "met": all(factor > 1 for factor in falls),
+            "text": f"{variant} with {numbers} workers: "
+            + ", ".join(f"{1e3 * row['seconds']:.0f} ms" for row in rows)
+            + " an iteration",
+        },
+    ]
 
 
 def as_parallel(config: Config) -> Config:

@@ -20,7 +20,7 @@ from experiments.memory_claims import PAPER
 from experiments.memory_cost import measure_problem
 from experiments.memory_problems import Problem, read_problems
 from experiments.memory_report import summarise_problem, write_json, write_report
-from experiments.parallel_check import as_parallel, compare_parallel
+from experiments.parallel_check import as_parallel, compare_parallel, parallel_claims
 from experiments.provenance import RESULTS
 from experiments.run_outputs import write_outputs
 from experiments.training_runs import runs_of, train_all
@@ -120,7 +120,9 @@ def _finish(folder: Path, name: str, problem: Problem) -> dict[str, Any]:
     if problem.parallel is not None and not path.exists():
         write_json(path, compare_parallel(problem, problem.parallel))
     parallel = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return {**summarise_problem(folder, name, problem, PAPER), "parallel": parallel}
+    summary = {**summarise_problem(folder, name, problem, PAPER), "parallel": parallel}
+    summary["claims"] += parallel_claims(parallel) if parallel else []
+    return summary
 
 
 def command_line(name: str, description: str | None) -> None:

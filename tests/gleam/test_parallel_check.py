@@ -5,7 +5,12 @@ import torch
 import yaml
 
 from experiments.memory_problems import Parallel, Problem
-from experiments.parallel_check import as_parallel, as_serial, compare_parallel
+from experiments.parallel_check import (
+    as_parallel,
+    as_serial,
+    compare_parallel,
+    parallel_claims,
+)
 from experiments.reproduction import CONFIGS
 from gleam.config import load_config
 
@@ -31,3 +36,13 @@ def test_workers_are_compared_with_serial_training_bit_for_bit(monkeypatch: pyte
     assert [row["equal"] for row in found["rows"]] == [True, True]
     assert found["rows"][0]["speed"] == 1
     assert torch.get_num_threads() == 1
+
+
+def test_time_must_fall_with_every_worker_and_weights_must_be_the_same():
+    def found(*seconds: float, equal: bool = True) -> list[bool]:
+        rows = [{"workers": n, "seconds": s, "equal": equal} for n, s in enumerate(seconds)]
+        return [c["met"] for c in parallel_claims({"variant": "x", "iterations": 9, "rows": rows})]
+
+    assert found(9.0, 3.0, 2.0, 1.0) == [True, True]
+    assert found(9.0, 3.0, 1.0, 2.0) == [True, False]
+    assert found(9.0, 3.0, 2.0, equal=False) == [False, True]
