@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from gleam.config import Config, ConfigError, NetworkConfig
+from gleam.config import Config, ConfigError
 from gleam.data import Loader, Scan, ScanSource, SimulatedSubject
 from gleam.data.cache import Cache
 from gleam.data.estimate import estimate_maps
@@ -23,6 +23,7 @@ from gleam.data.sources import GIBIBYTE
 from gleam.data.splits import scans_of_splits
 from gleam.data_config import DataConfig, choices
 from gleam.losses import LOSSES
+from gleam.network_config import NetworkConfig
 from gleam.strategies import STRATEGIES, Strategy
 from gleam.strategy_config import OPTIONS
 from models.complex import ComplexImages

@@ -12,42 +12,14 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from gleam.data_config import Count, DataConfig, Positive, Section
+from gleam.network_config import NetworkConfig
 from gleam.strategy_config import GREEDY, OPTIONS, RayConfig, StrategyConfig
-from models.unrolled import LARGEST_INVERTIBLE_STEP
 
 UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key and what must hold."""
-
-
-class NetworkConfig(Section):
-    """The unrolled network."""
-
-    step: Literal["pgd", "modl"] = "pgd"
-    """Proximal gradient (arXiv 2207.08393) or MoDL (arXiv 1712.02862)."""
-    steps: Count = 8
-    """Unrolled iterations."""
-    shared: bool = False
-    """One set of weights for all steps."""
-    features: Count = 32
-    """Width of the CNN."""
-    hidden: Annotated[int, Field(ge=0)] = 0
-    """Learned complex channels that a step hands on beside the image."""
-    regularizer: Literal["cnn", "residual", "coupling"] = "cnn"
-    """The CNN of the step's paper; or an invertible one, for strategy invertible."""
-    convolution: Literal["full", "separable"] = "full"
-    """3x3x3 in 3D; or in two factors, over (y, x) and over t or z."""
-    padding: Literal["zeros", "reflect"] = "zeros"
-    step_size: Positive | None = None
-    """First step size of pgd, learned; if none 1, or 0.45 with an invertible regularizer."""
-    weight: Positive | None = None
-    """First lambda of modl, learned; if none 0.05, or 0.25 with an invertible regularizer."""
-    cg_iterations: Count | None = None
-    """Conjugate-gradient iterations of modl; if none 10, or 100 with an invertible regularizer."""
-    mixed_precision: bool = False
-    """Run the CNN, not the physics, in bfloat16."""
 
 
 class TrainingConfig(Section):
@@ -138,37 +110,15 @@ class Config(Section):
                 "network.hidden channels are read by the next step only, so that in modules of one "
                 "step they learn nothing: set strategy.lookahead to 1 or more, or fewer modules"
             )
-        largest = LARGEST_INVERTIBLE_STEP
-        if network.regularizer != "cnn" and (network.step_size or 0) >= largest:
+        if network.convolution == "separable" and self.data.ndim == 2:
             raise ValueError(
-                f"network.step_size must be below {largest} with the regularizer "
-                f"{network.regularizer}, got {network.step_size}"
+                "network.convolution = separable takes t or z apart from (y, x): set data.items to "
+                f"volumes or cines, got {self.data.items}"
             )
         if strategy.name == "invertible" and network.regularizer == "cnn":
             raise ValueError(
                 "strategy invertible recomputes the input of every step from its output, which a "
                 "plain CNN does not allow: set network.regularizer to residual or coupling"
-            )
-        if network.padding != "zeros" and network.regularizer != "cnn":
-            raise ValueError(f"the regularizer {network.regularizer} pads with zeros only")
-        if network.convolution == "separable":
-            self._convolution_fits()
-        if network.mixed_precision and network.regularizer != "cnn":
-            raise ValueError(
-                f"network.mixed_precision is not for the regularizer {network.regularizer}: "
-                "bfloat16 cannot be inverted to the accuracy that gradients need"
-            )
-
-    def _convolution_fits(self) -> None:
-        if self.data.ndim == 2:
-            raise ValueError(
-                "network.convolution = separable takes t or z apart from (y, x): set data.items to "
-                f"volumes or cines, got {self.data.items}"
-            )
-        if self.network.regularizer != "cnn":
-            raise ValueError(
-                f"the regularizer {self.network.regularizer} has full convolutions only: set "
-                "network.convolution to full"
             )
 
     @property
