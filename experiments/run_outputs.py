@@ -15,7 +15,7 @@ from experiments.memory_report import write_json
 from experiments.training_runs import Run
 from gleam.batch import Batch
 from gleam.build import build_device, build_loaders
-from gleam.evaluation import evaluate_network, open_network
+from gleam.evaluation import evaluate_network, images_by_step, open_network
 from gleam.metrics import complex_psnr, ssim
 from gleam.report import markdown_table, middle_plane
 from gleam.strategies.modules import Network, split_steps
@@ -70,16 +70,8 @@ def _reconstructions_by_step(
     network: Network, batch: Batch, device: torch.device
 ) -> Iterator[Tensor]:
     """Complex ``(maps, *space)`` at the start and after each step, in the units of the target."""
-    for image in _images_by_step(network, batch.to(device)):
+    for image in images_by_step(network, batch.to(device)):
         yield batch.rescale(image.cpu())[0]
-
-
-def _images_by_step(network: Network, batch: Batch) -> Iterator[Tensor]:
-    state = network.start(batch)
-    yield network.image(state, batch)
-    for index in range(len(network.steps)):
-        state = network.step(index, state, batch)
-        yield network.image(state, batch)
 
 
 def _shown(images: list[Tensor], reference: Tensor) -> tuple[np.ndarray, np.ndarray]:

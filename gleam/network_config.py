@@ -43,14 +43,14 @@ class NetworkConfig(Section):
             return self
         if (self.step_size or 0) >= LARGEST_INVERTIBLE_STEP:
             raise ValueError(
-                f"network.step_size must be below {LARGEST_INVERTIBLE_STEP} with the regularizer "
+                f"step_size must be below {LARGEST_INVERTIBLE_STEP} with the regularizer "
                 f"{self.regularizer}, got {self.step_size}"
             )
         if self.padding != "zeros":
             raise ValueError(f"the regularizer {self.regularizer} pads with zeros only")
         if self.mixed_precision:
             raise ValueError(
-                f"network.mixed_precision is not for the regularizer {self.regularizer}: "
+                f"mixed_precision is not for the regularizer {self.regularizer}: "
                 "bfloat16 cannot be inverted to the accuracy that gradients need"
             )
         return self

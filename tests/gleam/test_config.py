@@ -273,7 +273,7 @@ def test_hidden_channels_that_nothing_teaches_are_refused():
 
 def test_a_step_size_that_cannot_be_undone_is_refused():
     network = {"regularizer": "coupling", "step_size": 0.5}
-    assert "network.step_size must be below 0.5" in refusal({"network": network})
+    assert "network: step_size must be below 0.5" in refusal({"network": network})
     load_config({"network": {**network, "step_size": 0.49}})
     load_config({"network": {"step_size": 2.0}})
 
