@@ -140,7 +140,7 @@ def write_report(report: Mapping[str, Any], folder: Path, stem: str) -> None:
         writer.writerows(rows)
     os.replace(temporary, folder / f"{stem}.csv")
     for name, problem in problems.items():
-        draw(folder / f"{stem}_{name}.png", problem["rows"], _title(name, problem))
+        draw(folder / f"{stem}_{name}.png", problem["rows"], figurefigure_title(name, problem))
     text = markdown(report, stem)
     (folder / f"{stem}.md").write_text(text, encoding="utf-8")
     print(text)
@@ -172,7 +172,7 @@ def markdown(report: Mapping[str, Any], stem: str) -> str:
     for name, problem in report["problems"].items():
         lines += _sources(name, problem)
     for name, problem in report["problems"].items():
-        lines += [f"\n## {name}\n", _setting(problem), "", *_table(problem["rows"]), ""]
+        lines += [f"\n## {name}\n", statement(problem), "", *_table(problem["rows"]), ""]
         lines += _copies(problem["rows"])
         lines += [f"![{name}]({stem}_{name}.png)\n", *_claims(problem["claims"])]
         lines += _parallel(problem.get("parallel"))
@@ -187,13 +187,15 @@ def _sources(name: str, problem: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _title(name: str, problem: Mapping[str, Any]) -> str:
+def figure_title(name: str, problem: Mapping[str, Any]) -> str:
+    """What stands above a problem's figures."""
     seeds = len(problem["seeds"])
     scans = _scans(problem["settings"]["data"])
     return f"{name}: {scans}, {len(problem['cases'])} cases, {seeds} seed{'s'[: seeds > 1]}"
 
 
-def _setting(problem: Mapping[str, Any]) -> str:
+def statement(problem: Mapping[str, Any]) -> str:
+    """What a problem is, in a sentence."""
     settings = problem["settings"]
     data, training, mask = settings["data"], settings["training"], settings["data"]["mask"]
     return (
@@ -238,8 +240,8 @@ def _table(rows: Sequence[Row]) -> list[str]:
             f"{1e3 * row['step_seconds']:.1f}",
             " + ".join(phases),
             f"{row['time_over_checkpoint']:.2f}",
-            _spread(row["psnr_mean"], row["psnr_std"], 2),
-            _spread(row["ssim_mean"], row["ssim_std"], 4),
+            with_spread(row["psnr_mean"], row["psnr_std"], 2),
+            with_spread(row["ssim_mean"], row["ssim_std"], 4),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -256,7 +258,8 @@ def _copies(rows: Sequence[Row]) -> list[str]:
     return [f"Not trained anew, the weights being the same bit for bit: {', '.join(copies)}.\n"]
 
 
-def _spread(mean: float, deviation: float | None, digits: int) -> str:
+def with_spread(mean: float, deviation: float | None, digits: int) -> str:
+    """Mean ± standard deviation, if there is one."""
     spread = "" if deviation is None else f" ± {deviation:.{digits}f}"
     return f"{mean:.{digits}f}{spread}"
 

@@ -1,0 +1,281 @@
+"""The text, tables and figures of a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.memory_report import Row, figure_title, statement, with_spread
+from experiments.report_blocks import (
+    Block,
+    Fold,
+    Frames,
+    Heading,
+    Items,
+    Picture,
+    Slider,
+    Table,
+    Text,
+)
+from experiments.report_figures import draw_anytime, draw_memory, shrink, write_frames
+from experiments.report_results import Outcome, Results, machine
+
+ORDER = ("Same depth", "Time", "Same activation memory", "Parallel")
+ENDS = "dotted: images that no loss has asked for; markers: ends of modules"
+
+
+def summary(outcomes: Sequence[Outcome]) -> list[Block]:
+    """What became of the claims: at a glance, then every comparison."""
+    titles = sorted({outcome.title: None for outcome in outcomes}, key=_place)
+    groups = {title: [o for o in outcomes if o.title == title] for title in titles}
+    rows = [[title, f"{_met(g)} of {len(g)}", *_range(g)] for title, g in groups.items()]
+    return [
+        Heading("What came out", 2),
+        Text(
+            "Every comparison counts, also those of variants that were tried and proved poor. "
+            "Differences are means over test cases and seeds, ± the standard deviation over seeds; "
+            "p is of a sign-flip permutation test over the test cases."
+        ),
+        Table(["claim", "met", "least", "most"], rows),
+        *(block for title in titles for block in _comparisons(title, groups[title])),
+    ]
+
+
+def _place(title: str) -> int:
+    """Where a claim stands in the summary."""
+    known = [place for place, start in enumerate(ORDER) if title.startswith(start)]
+    return known[0] if known else len(ORDER)
+
+
+def sources(everything: Sequence[Results]) -> Table:
+    """A line an experiment: the command that makes its results, and the machines it ran on."""
+    rows = []
+    for results in everything:
+        problems = results.problems.values()
+        runs = [origin for problem in problems for origin in problem["runs"]["provenance"]]
+        costs = [problem["cost"]["provenance"] for problem in problems]
+        rows.append([results.name, f"`{results.command}`", machine(runs), machine(costs)])
+    return Table(["experiment", "command", "trained and tested on", "time and memory on"], rows)
+
+
+def _met(group: Sequence[Outcome]) -> int:
+    return sum(outcome.met for outcome in group)
+
+
+def _range(group: Sequence[Outcome]) -> list[str]:
+    known = [outcome for outcome in group if outcome.number is not None]
+    ordered = sorted(known, key=lambda outcome: outcome.number or 0.0)
+    return [ordered[0].value, ordered[-1].value] if ordered else ["", ""]
+
+
+def _comparisons(title: str, group: Sequence[Outcome]) -> list[Block]:
+    columns = {
+        "experiment": [o.results for o in group],
+        "problem": [o.problem for o in group],
+        "comparison": [o.comparison for o in group],
+        "came out": [o.value for o in group],
+        "p": [o.p for o in group],
+        "goal": [o.goal for o in group],
+        "outcome": [_word(o) for o in group],
+        "likely reason": [o.reason for o in group],
+    }
+    filled = {head: cells for head, cells in columns.items() if any(cells)}
+    table = Table([*filled], [*zip(*filled.values(), strict=True)])
+    return [Heading(title, 3), Text(f"Met in {_met(group)} of {len(group)} comparisons."), table]
+
+
+def _word(outcome: Outcome) -> str:
+    return "met" if outcome.met else "missed"
+
+
+def section(results: Results, outcomes: Sequence[Outcome], figures: Path) -> list[Block]:
+    """An experiment: each problem with its tables and figures, which go into a folder."""
+    blocks: list[Block] = [
+        Heading(results.name, 2),
+        Text(f"`{results.command}` makes all that follows in this section."),
+    ]
+    for name in results.problems:
+        own = [o for o in outcomes if (o.results, o.problem) == (results.name, name)]
+        blocks += _problem(results, name, own, figures)
+    return blocks
+
+
+def _problem(
+    results: Results, name: str, outcomes: Sequence[Outcome], figures: Path
+) -> list[Block]:
+    problem = results.problems[name]
+    rows = problem["rows"]
+    stem = f"{results.experiment}_{results.preset}_{name}"
+    title = figure_title(name, problem)
+    drawn = draw_memory(figures / f"{stem}_memory.webp", rows, title)
+    blocks: list[Block] = [
+        Heading(f"{results.name}: {name}", 3),
+        Text(statement(problem)),
+        _variants(results, name),
+        *_zero_filled(results, name),
+        Items([f"{_word(o)}: {_sentence(o)}" for o in outcomes]),
+        *_parallel(problem),
+        Picture(drawn, f"{name}: memory of a training step against image quality"),
+    ]
+    anytime = {
+        row["variant"]: [_read(run / "anytime.json") for run in results.runs(name, row["variant"])]
+        for row in rows
+        if row["trained_as"] == row["variant"]
+    }
+    if anytime and all(anytime.values()):
+        path = draw_anytime(figures / f"{stem}_anytime.webp", anytime, title)
+        blocks += [
+            Picture(
+                path, f"{name}: image quality after each step, mean ± deviation over seeds; {ENDS}"
+            ),
+            *_images(results, name, figures, stem),
+        ]
+    return [*blocks, Fold(f"Where the numbers of {name} are from", [_origin(results, name)])]
+
+
+def _variants(results: Results, name: str) -> Table:
+    head = [
+        *("variant", "strategy", "modules", "steps", "parameters", "peak [MB]", "activations [MB]"),
+        *("step [ms]", "/ checkpoint", "training [min]", "PSNR [dB]", "SSIM", "NRMSE"),
+    ]
+    cells = []
+    for row in results.problems[name]["rows"]:
+        runs = results.runs(name, row["variant"])
+        seconds = [_read(run / "result.json")["seconds"] for run in runs]
+        cells.append(
+            [
+                *(str(row[key]) for key in ("variant", "strategy", "modules", "steps")),
+                str(row["parameters"]),
+                f"{row['peak_bytes'] / 1e6:.2f}",
+                f"{row['activations_bytes'] / 1e6:.2f}",
+                f"{1e3 * row['step_seconds']:.1f}",
+                f"{row['time_over_checkpoint']:.2f}",
+                f"{np.mean(seconds) / 60:.1f}" if seconds else "",
+                with_spread(row["psnr_mean"], row["psnr_std"], 2),
+                with_spread(row["ssim_mean"], row["ssim_std"], 4),
+                with_spread(row["nrmse_mean"], row["nrmse_std"], 4),
+            ]
+        )
+    return Table(head, cells)
+
+
+def _zero_filled(results: Results, name: str) -> list[Block]:
+    """What all variants start from, as the table of the first run has it."""
+    runs = results.runs(name, results.problems[name]["rows"][0]["variant"])
+    if not runs:
+        return []
+    lines = (runs[0] / "table.md").read_text(encoding="utf-8").splitlines()
+    cells = next(line for line in lines if line.startswith("| zero-filled")).split("|")
+    psnr, ssim, nrmse = (cell.strip() for cell in cells[2:5])
+    return [
+        Text(
+            f"The zero-filled image has PSNR {psnr} dB, SSIM {ssim}, NRMSE {nrmse}: mean ± "
+            "standard deviation over the test cases. In the table it is over the seeds of training."
+        )
+    ]
+
+
+def _sentence(outcome: Outcome) -> str:
+    p = f" (p = {outcome.p})" if outcome.p else ""
+    reason = f" Likely reason: {outcome.reason}." if outcome.reason else ""
+    value = outcome.value or "nothing to compare"
+    title = outcome.title.partition(":")[0]
+    return f"{title}: {outcome.comparison}: {value}{p}, goal {outcome.goal}.{reason}"
+
+
+def _parallel(problem: Row) -> list[Block]:
+    parallel = problem.get("parallel")
+    if not parallel:
+        return []
+    head = ["workers", "iteration [ms]", "throughput / serial", "weights as serial"]
+    rows = [
+        [
+            str(row["workers"]),
+            f"{1e3 * row['seconds_per_iteration']:.1f}",
+            f"{row['throughput_ratio']:.2f}",
+            "the same" if row["weights_equal"] else "different",
+        ]
+        for row in parallel["rows"]
+    ]
+    return [Text(parallel["text"]), Table(head, rows)]
+
+
+def _images(results: Results, name: str, figures: Path, stem: str) -> list[Block]:
+    """Of one network trained end to end and one greedy, with the first seed."""
+    rows = results.problems[name]["rows"]
+    pair = comparison_of(results.problems[name])
+    first = {variant: results.runs(name, variant)[0] for variant in pair}
+    frames = [_frames(variant, run, figures, stem) for variant, run in first.items()]
+    reference = np.load(next(iter(first.values())) / "anytime.npz")["reference"]
+    path = write_frames(reference[None], figures / f"{stem}_reference.webp")
+    slider = Slider([Frames("reference", path, reference.shape), *frames])
+    cases = [
+        Picture(
+            shrink(run / "images.png", figures / f"{stem}_{variant}_images.webp"),
+            f"{name}, {variant}: worst, median and best test case",
+        )
+        for variant, run in first.items()
+    ]
+    curves = [
+        Picture(
+            shrink(
+                results.runs(name, row["variant"])[0] / "curves.png",
+                figures / f"{stem}_{row['variant']}_curves.webp",
+            ),
+            f"{name}, {row['variant']}: loss of every module, and validation",
+        )
+        for row in rows
+        if row["trained_as"] == row["variant"]
+    ]
+    return [
+        Text(
+            "The median test case, step by step; seed of training "
+            f"{results.problems[name]['seeds'][0]}:"
+        ),
+        slider,
+        *cases,
+        Fold(f"Learning curves of {name}", curves),
+    ]
+
+
+def _frames(variant: str, run: Path, figures: Path, stem: str) -> Frames:
+    images = np.load(run / "anytime.npz")["images"]
+    anytime = _read(run / "anytime.json")
+    path = write_frames(images, figures / f"{stem}_{variant}_steps.webp")
+    return Frames(variant, path, images.shape[1:], anytime["median_psnr"], anytime["ends"])
+
+
+def comparison_of(problem: Row) -> list[str]:
+    """The deepest variant trained end to end, and the greedy one its memory allows, or the best."""
+    plain = [row for row in problem["rows"] if row["strategy"] == "backprop"]
+    greedy = [row for row in problem["rows"] if row["strategy"] == "greedy"]
+    if not plain or not greedy:
+        return [problem["rows"][0]["variant"]]
+    deepest = max(plain, key=lambda row: row["steps"])["variant"]
+    best = max(greedy, key=lambda row: row["validation_psnr"])["variant"]
+    fitting = [
+        claim["variant"]
+        for claim in problem["claims"]
+        if claim["title"].startswith("Same activation memory") and claim["against"] == deepest
+    ]
+    return [deepest, next(iter(filter(None, fitting)), best)]
+
+
+def _origin(results: Results, name: str) -> Items:
+    problem = results.problems[name]
+    cost = problem["cost"]
+    return Items(
+        [
+            f"command: `{results.command}`",
+            *(f"{n} runs: {where}" for where, n in problem["runs"]["provenance"].items()),
+            f"time and memory ({cost['source']}, {cost['repeats']} rounds): {cost['provenance']}",
+        ]
+    )
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
