@@ -140,7 +140,7 @@ def write_report(report: Mapping[str, Any], folder: Path, stem: str) -> None:
         writer.writerows(rows)
     os.replace(temporary, folder / f"{stem}.csv")
     for name, problem in problems.items():
-        draw(folder / f"{stem}_{name}.png", problem["rows"], figurefigure_title(name, problem))
+        draw(folder / f"{stem}_{name}.png", problem["rows"], figure_title(name, problem))
     text = markdown(report, stem)
     (folder / f"{stem}.md").write_text(text, encoding="utf-8")
     print(text)
