@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from gleam.data.workers import cores
+
 # Sums depend on it. One: with more, tiny operations on a busy machine wait for each other.
 torch.set_num_threads(1)
 
@@ -26,6 +28,16 @@ def _place(nodeid: str) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those that use Ray go first, for together they take longest."""
     items.sort(key=lambda item: _place(item.nodeid) != "Ray")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """All tests run in a process for each core, four at most; some of them in this one.
+
+    A process takes seconds to start, and half a gigabyte.
+    """
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return min(cores(), 4) if whole else 0
 
 
 @pytest.hookimpl(optionalhook=True)
