@@ -55,16 +55,31 @@ def read_brain(folder: Path) -> Tensor:
     return fft(images.movedim(-1, 0).contiguous().to(torch.complex64))
 
 
-def reconstruct_all(kspace: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Images ``(y, x)`` of every method, and the reference."""
-    maps = estimate_maps((kspace * mask)[None], calibration=CALIBRATION)[0]
+def reconstruct_all(
+    kspace: Tensor,
+    mask: Tensor,
+    networks: Mapping[str, Path] | None = None,
+    calibration: int | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Images ``(y, x)`` of every method, and the reference.
+
+    Args:
+        kspace: fully sampled, ``(coils, y, x)``.
+        mask: size 1 where it does not vary.
+        networks: their checkpoints by name; by default those of this experiment.
+        calibration: central lines that the maps of the reference and of the classical methods
+            come from, as those of the networks; by default those of this experiment.
+    """
+    if networks is None:
+        networks = {strategy: RUNS / strategy / "best.pt" for strategy in STRATEGIES}
+    maps = estimate_maps((kspace * mask)[None], calibration=calibration or CALIBRATION)[0]
     example = Example.from_maps(kspace, maps, "real brain")
     batch = example.undersample(mask)
     images = {"zero-filled": batch.rescale(batch.zero_filled)[0]}
     images |= reconstruct_classically(batch)
-    for strategy in STRATEGIES:
+    for name, checkpoint in networks.items():
         # The entry point of a user: the mask is inferred, the coil maps are estimated.
-        images[strategy] = gleam.reconstruct(RUNS / strategy / "best.pt", kspace * mask)[None]
+        images[name] = gleam.reconstruct(checkpoint, kspace * mask)[None]
     return {name: image[0] for name, image in images.items()}, example.target[0]
 
 

@@ -75,7 +75,7 @@ def test_a_file_holds_the_configuration_and_no_more_than_the_weights(best: Path,
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"no network 'other' .* \['general-2d'\]"):
         gleam.pretrained("other")
-    with pytest.raises(CheckpointError, match="no such checkpoint: other; .*: general-2d"):
+    with pytest.raises(CheckpointError, match=r"no such checkpoint: other; .*: general-2d"):
         gleam.load("other")
     with pytest.raises(CheckpointError, match=r"no such checkpoint: .*none\.pt$"):
         gleam.load(tmp_path / "none.pt")
