@@ -44,13 +44,28 @@ def train(strategy: str, resume: bool = False) -> None:
     gleam.train(CONFIG, out=RUNS / strategy, strategy=strategy, resume=resume)
 
 
-def reconstruct_all(kspace: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Images ``(y, x)`` of every method, and the reference."""
-    example, batch = undersample(kspace, mask, CALIBRATION)
+def reconstruct_all(
+    kspace: Tensor,
+    mask: Tensor,
+    networks: Mapping[str, Path] | None = None,
+    calibration: int = CALIBRATION,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Images ``(y, x)`` of every method, and the reference.
+
+    Args:
+        kspace: fully sampled, ``(coils, y, x)``.
+        mask: size 1 where it does not vary.
+        networks: their checkpoints by name; by default those of this experiment.
+        calibration: central lines that the maps of the reference and of the classical methods
+            come from, as those of the networks.
+    """
+    if networks is None:
+        networks = {strategy: RUNS / strategy / "best.pt" for strategy in STRATEGIES}
+    example, batch = undersample(kspace, mask, calibration)
     images = without_learning(batch)
-    for strategy in STRATEGIES:
+    for name, checkpoint in networks.items():
         # The entry point of a user: the mask is inferred, the coil maps are estimated.
-        images[strategy] = gleam.reconstruct(RUNS / strategy / "best.pt", kspace * mask)[None]
+        images[name] = gleam.reconstruct(checkpoint, kspace * mask)[None]
     return {name: image[0] for name, image in images.items()}, example.target[0]
 
 
