@@ -36,7 +36,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(real_brain, "ACCELERATIONS", (2,))
     monkeypatch.setattr(real_brain, "MASK_SEEDS", range(2))
     monkeypatch.setattr(real_brain, "CALIBRATION", 12)
-    monkeypatch.setattr(real_brain, "read_brain", lambda folder: tiny.brain_kspace(4, size=40))
+    monkeypatch.setattr(pretrain, "read_brain", lambda folder: tiny.brain_kspace(4, size=40))
     monkeypatch.setattr(gleam.evaluation, "L1_WEIGHTS", (0.01,))
     return values
 
