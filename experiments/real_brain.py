@@ -8,8 +8,9 @@ FOLDER holds ``mc_brain_T2_4ch.mat``: an axial T2-weighted slice of a real head,
 ``(256, 256, 4)``, fully sampled (from the gpuNUFFT project, MIT licence). It is undersampled with
 random columns; the coil maps come from the 24 calibration lines only. No network and no training
 setting was chosen on it. While the simulator was built, its power spectra and gradient histograms
-were compared with those of a few real slices, this one among them. The wavelet weight is for every
-mask the best of several, chosen with the reference in sight, in favour of that baseline.
+were compared with those of a few real slices, this one among them. The weights of
+L1-wavelet and total variation are for every mask the best of several, chosen with the reference in
+sight, in favour of these baselines.
 """
 
 from __future__ import annotations

@@ -127,7 +127,10 @@ def evaluate(
         typer.Option(help="Folder of scans; by default the test split of the run."),
     ] = None,
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="Compare with CG-SENSE and L1-wavelet too.")
+        bool,
+        typer.Option(
+            "--baselines", help="Compare with CG-SENSE, L1-wavelet and total variation too."
+        ),
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for tables and pictures.", show_default=False)

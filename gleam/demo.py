@@ -28,6 +28,9 @@ def run_demo(out: Path, seed: int, resume: bool, console: Console) -> None:
         return
     evaluation = evaluate(result.best, baselines=True)
     print_table(evaluation, console)
-    console.print("the wavelet weight of each slice is the best of several, chosen by its PSNR")
+    console.print(
+        "the weights of L1-wavelet and total variation are for each slice the best of several, "
+        "chosen by its PSNR"
+    )
     for path in [*write_report(evaluation, out / "evaluation"), out / "curves.png"]:
         console.print(f"wrote {path}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gleam.allocator import keep_freed_memory
-from gleam.baselines import best_l1_wavelet, cg_sense
+from gleam.baselines import best_weight, cg_sense, l1_wavelet, total_variation
 from gleam.batch import Batch
 from gleam.build import build_device, build_loaders, build_masks, build_network, build_source
 from gleam.checkpoint import CheckpointError, load_weights, read_checkpoint, read_config
@@ -98,12 +98,13 @@ def evaluate(
         data: a folder of scans (see :mod:`gleam.data.readers`); or settings that replace
             those of the checkpoint's ``data`` section, such as ``{"mask": {"acceleration": 3}}``;
             the run's own test split by default.
-        baselines: compare with CG-SENSE and L1-wavelet too, the latter with the best of several
-            weights, chosen with the reference in sight.
+        baselines: compare with CG-SENSE, L1-wavelet and total variation too, the last two with
+            the best of several weights, chosen with the reference in sight.
         device: "cpu", "cuda" or "auto".
 
     Returns:
-        The metrics of "zero-filled", "network" and, if asked for, "CG-SENSE" and "L1-wavelet".
+        The metrics of "zero-filled", "network" and, if asked for, "CG-SENSE", "L1-wavelet" and
+        "total variation".
 
     Raises:
         CheckpointError, ConfigError, DataError: naming the file or setting.
@@ -246,21 +247,23 @@ def _test_loader(config: Config, data: str | Path | Mapping[str, Any] | None) ->
 
 
 def reconstruct_classically(batch: Batch) -> dict[str, Tensor]:
-    """CG-SENSE and L1-wavelet images ``(1, *space)`` of a batch of one, in its original units.
+    """Images ``(1, *space)`` of a batch of one without learning, in its original units.
 
-    A volume or cine is reconstructed plane by plane, with one wavelet weight for all.
+    CG-SENSE, L1-wavelet and total variation. A volume or cine is reconstructed plane by plane, with
+    one weight for all.
 
     Args:
-        batch: normalised, with one map set and the target, which chooses the wavelet weight.
+        batch: normalised, with one map set and the target, which chooses the weights.
     """
     if batch.maps.shape[1] > 1:
         raise ValueError("the classical baselines take one map set: set data.map_sets to 1")
     planes = batch.planes()
     if planes.target is None:
-        raise ValueError("the best wavelet weight is chosen with a target, got None")
+        raise ValueError("the best weights are chosen with a target, got None")
     measured = planes.kspace, planes.mask, planes.maps
-    wavelet, _ = best_l1_wavelet(*measured, L1_WEIGHTS, planes.target)
-    images = {"CG-SENSE": cg_sense(*measured), "L1-wavelet": wavelet}
+    images = {"CG-SENSE": cg_sense(*measured)}
+    for name, sparse in (("L1-wavelet", l1_wavelet), ("total variation", total_variation)):
+        images[name] = best_weight(sparse, *measured, L1_WEIGHTS, planes.target)[0]
     return {
         method: batch.rescale(image.movedim(0, 1).reshape(batch.zero_filled.shape))[0]
         for method, image in images.items()

@@ -52,7 +52,7 @@ def test_every_method_reconstructs_in_the_units_of_the_reference(tmp_path: Path,
     kspace = 1e-3 * tiny.brain_kspace(4, size=40)
     mask = random_columns((40, 40), 2, 12, seed=0)
     images, reference = real_brain.reconstruct_all(kspace, mask)
-    methods = ["zero-filled", "CG-SENSE", "L1-wavelet", *real_brain.STRATEGIES]
+    methods = ["zero-filled", "CG-SENSE", "L1-wavelet", "total variation", *real_brain.STRATEGIES]
     assert list(images) == methods
     for image in images.values():
         assert image.shape == reference.shape == (40, 40)

@@ -252,7 +252,7 @@ def test_the_demonstration_trains_compares_and_draws(tmp_path: Path, monkeypatch
     monkeypatch.setattr(gleam.demo, "files", lambda package: tmp_path)
     out = tmp_path / "demo"
     printed = run(capsys, "demo", "--out", out, "--seed", 3)
-    for method in ("zero-filled", "CG-SENSE", "L1-wavelet", "network"):
+    for method in ("zero-filled", "CG-SENSE", "L1-wavelet", "total variation", "network"):
         assert method in printed
     assert f"wrote {out / 'evaluation' / 'median.png'}" in printed
     assert (out / "curves.png").exists()

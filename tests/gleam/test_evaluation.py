@@ -167,7 +167,7 @@ def test_baselines_are_compared_if_asked_for(best: Path, monkeypatch):
     weights = (0.001, 0.01, 0.1)
     monkeypatch.setattr(gleam.evaluation, "L1_WEIGHTS", weights)
     evaluation = gleam.evaluate(best, {"test": 1}, baselines=True, device="cpu")
-    methods = ["zero-filled", "CG-SENSE", "L1-wavelet", "network"]
+    methods = ["zero-filled", "CG-SENSE", "L1-wavelet", "total variation", "network"]
     assert list(evaluation.summary) == methods
     settings = load_config(tiny.settings(best.parent), data={"test": 1}).data
     example, batch = next(iter(build_loaders(settings, 7)["test"].fixed()))
