@@ -30,7 +30,9 @@ MARGIN = 8  # of a marker around its middle, in pixels
 Row = Mapping[str, Any]
 
 
-def draw(path: Path, rows: Sequence[Row], title: str) -> None:
+def draw(
+    path: Path, rows: Sequence[Row], title: str, size: tuple[float, float] = (8.4, 5.8)
+) -> None:
     """One curve for every value of "curve", a point a variant.
 
     The area of a marker is proportional to the time of a step; beside it stand the number of steps
@@ -40,11 +42,12 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> None:
         path: PNG file to write.
         rows: of the table of one problem.
         title: of the figure.
+        size: of the figure in inches, to which letters keep theirs.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.4, 5.8), layout="constrained", facecolor="white")
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _decorate(axes, title, [row["activations_bytes"] / 1e6 for row in rows])

@@ -25,6 +25,7 @@ from experiments.report_figures import draw_anytime, draw_memory, shrink, write_
 from experiments.report_results import Outcome, Results, machine
 
 ORDER = ("Same depth", "Time", "Same activation memory", "Parallel")
+SETTINGS = ("variant", "strategy", "modules", "steps", "parameters")
 ENDS = "dotted: images that no loss has asked for; markers: ends of modules"
 
 
@@ -83,9 +84,8 @@ def _comparisons(title: str, group: Sequence[Outcome]) -> list[Block]:
         "outcome": [_word(o) for o in group],
         "likely reason": [o.reason for o in group],
     }
-    filled = {head: cells for head, cells in columns.items() if any(cells)}
-    table = Table([*filled], [*zip(*filled.values(), strict=True)])
-    return [Heading(title, 3), Text(f"Met in {_met(group)} of {len(group)} comparisons."), table]
+    text = f"Met in {_met(group)} of {len(group)} comparisons."
+    return [Heading(title, 3), Text(text), _filled(columns)]
 
 
 def _word(outcome: Outcome) -> str:
@@ -129,38 +129,35 @@ def _problem(
     if anytime and all(anytime.values()):
         path = draw_anytime(figures / f"{stem}_anytime.webp", anytime, title)
         blocks += [
-            Picture(
-                path, f"{name}: image quality after each step, mean ± deviation over seeds; {ENDS}"
-            ),
+            Picture(path, f"{name}: image quality by step, mean ± deviation over seeds; {ENDS}"),
             *_images(results, name, figures, stem),
         ]
     return [*blocks, Fold(f"Where the numbers of {name} are from", [_origin(results, name)])]
 
 
 def _variants(results: Results, name: str) -> Table:
-    head = [
-        *("variant", "strategy", "modules", "steps", "parameters", "peak [MB]", "activations [MB]"),
-        *("step [ms]", "/ checkpoint", "training [min]", "PSNR [dB]", "SSIM", "NRMSE"),
-    ]
-    cells = []
-    for row in results.problems[name]["rows"]:
-        runs = results.runs(name, row["variant"])
-        seconds = [_read(run / "result.json")["seconds"] for run in runs]
-        cells.append(
-            [
-                *(str(row[key]) for key in ("variant", "strategy", "modules", "steps")),
-                str(row["parameters"]),
-                f"{row['peak_bytes'] / 1e6:.2f}",
-                f"{row['activations_bytes'] / 1e6:.2f}",
-                f"{1e3 * row['step_seconds']:.1f}",
-                f"{row['time_over_checkpoint']:.2f}",
-                f"{np.mean(seconds) / 60:.1f}" if seconds else "",
-                with_spread(row["psnr_mean"], row["psnr_std"], 2),
-                with_spread(row["ssim_mean"], row["ssim_std"], 4),
-                with_spread(row["nrmse_mean"], row["nrmse_std"], 4),
-            ]
-        )
-    return Table(head, cells)
+    rows = results.problems[name]["rows"]
+    runs = [results.runs(name, row["variant"]) for row in rows]
+    seconds = [[_read(run / "result.json")["seconds"] for run in own] for own in runs]
+    return _filled(
+        {
+            **{key: [str(row[key]) for row in rows] for key in SETTINGS},
+            "peak [MB]": [f"{row['peak_bytes'] / 1e6:.2f}" for row in rows],
+            "activations [MB]": [f"{row['activations_bytes'] / 1e6:.2f}" for row in rows],
+            "step [ms]": [f"{1e3 * row['step_seconds']:.1f}" for row in rows],
+            "/ checkpointing": [f"{row['time_over_checkpoint']:.2f}" for row in rows],
+            "training [min]": [f"{np.mean(own) / 60:.1f}" if own else "" for own in seconds],
+            "PSNR [dB]": [with_spread(row["psnr_mean"], row["psnr_std"], 2) for row in rows],
+            "SSIM": [with_spread(row["ssim_mean"], row["ssim_std"], 4) for row in rows],
+            "NRMSE": [with_spread(row["nrmse_mean"], row["nrmse_std"], 4) for row in rows],
+        }
+    )
+
+
+def _filled(columns: dict[str, list[str]]) -> Table:
+    """A table of those columns that hold anything."""
+    filled = {head: cells for head, cells in columns.items() if any(cells)}
+    return Table([*filled], [*zip(*filled.values(), strict=True)])
 
 
 def _zero_filled(results: Results, name: str) -> list[Block]:
@@ -180,11 +177,9 @@ def _zero_filled(results: Results, name: str) -> list[Block]:
 
 
 def _sentence(outcome: Outcome) -> str:
-    p = f" (p = {outcome.p})" if outcome.p else ""
     reason = f" Likely reason: {outcome.reason}." if outcome.reason else ""
-    value = outcome.value or "nothing to compare"
     title = outcome.title.partition(":")[0]
-    return f"{title}: {outcome.comparison}: {value}{p}, goal {outcome.goal}.{reason}"
+    return f"{title}: {outcome.text}; goal {outcome.goal}.{reason}"
 
 
 def _parallel(problem: Row) -> list[Block]:
@@ -206,39 +201,44 @@ def _parallel(problem: Row) -> list[Block]:
 
 def _images(results: Results, name: str, figures: Path, stem: str) -> list[Block]:
     """Of one network trained end to end and one greedy, with the first seed."""
-    rows = results.problems[name]["rows"]
     pair = comparison_of(results.problems[name])
     first = {variant: results.runs(name, variant)[0] for variant in pair}
     frames = [_frames(variant, run, figures, stem) for variant, run in first.items()]
     reference = np.load(next(iter(first.values())) / "anytime.npz")["reference"]
     path = write_frames(reference[None], figures / f"{stem}_reference.webp")
-    slider = Slider([Frames("reference", path, reference.shape), *frames])
-    cases = [
-        Picture(
-            shrink(run / "images.png", figures / f"{stem}_{variant}_images.webp"),
-            f"{name}, {variant}: worst, median and best test case",
-        )
-        for variant, run in first.items()
+    seed = f"seed of training {results.problems[name]['seeds'][0]}"
+    blocks: list[Block] = [
+        Text(f"A test case, the median of the zero-filled images, step by step; {seed}:"),
+        Slider([Frames("reference", path, reference.shape), *frames]),
     ]
-    curves = [
-        Picture(
-            shrink(
-                results.runs(name, row["variant"])[0] / "curves.png",
-                figures / f"{stem}_{row['variant']}_curves.webp",
-            ),
-            f"{name}, {row['variant']}: loss of every module, and validation",
-        )
-        for row in rows
+    for variant, run in first.items():
+        target = figures / f"{stem}_{variant}_images.webp"
+        blocks += [
+            Text(f"The worst, median and best test case of {variant}; {seed}:"),
+            Picture(shrink(run / "images.png", target), f"{name}, {variant}: test cases"),
+        ]
+    return [
+        *blocks,
+        Fold(f"Learning curves of {name}; {seed}", _curves(results, name, figures, stem)),
+    ]
+
+
+def _curves(results: Results, name: str, figures: Path, stem: str) -> list[Block]:
+    """Of every variant that was trained."""
+    trained = [
+        row["variant"]
+        for row in results.problems[name]["rows"]
         if row["trained_as"] == row["variant"]
     ]
     return [
-        Text(
-            "The median test case, step by step; seed of training "
-            f"{results.problems[name]['seeds'][0]}:"
-        ),
-        slider,
-        *cases,
-        Fold(f"Learning curves of {name}", curves),
+        Picture(
+            shrink(
+                results.runs(name, variant)[0] / "curves.png",
+                figures / f"{stem}_{variant}_curves.webp",
+            ),
+            f"{name}, {variant}: loss of every module, and validation",
+        )
+        for variant in trained
     ]
 
 
@@ -246,7 +246,7 @@ def _frames(variant: str, run: Path, figures: Path, stem: str) -> Frames:
     images = np.load(run / "anytime.npz")["images"]
     anytime = _read(run / "anytime.json")
     path = write_frames(images, figures / f"{stem}_{variant}_steps.webp")
-    return Frames(variant, path, images.shape[1:], anytime["median_psnr"], anytime["ends"])
+    return Frames(variant, path, images.shape[1:], anytime["case_psnr"], anytime["ends"])
 
 
 def comparison_of(problem: Row) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from experiments.memory_figure import COLOURS, MARKERS, draw
 
 WIDTH = 1000  # of a picture at most, in pixels
+SIZE = (6.6, 4.6)  # of a drawn one, in inches
 QUALITY = 75  # of WebP
 
 Row = Mapping[str, Any]
@@ -45,7 +46,7 @@ def draw_memory(target: Path, rows: Sequence[Row], title: str) -> Path:
     """The figure of memory against image quality of a problem; returns the target."""
     with TemporaryDirectory() as folder:
         drawn = Path(folder) / "figure.png"
-        draw(drawn, rows, title)
+        draw(drawn, rows, title, SIZE)
         return shrink(drawn, target)
 
 
@@ -59,7 +60,7 @@ def draw_anytime(target: Path, variants: Mapping[str, Sequence[Row]], title: str
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.4, 5.8), layout="constrained", facecolor="white")
+    figure = Figure(figsize=SIZE, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     for number, (name, seeds) in enumerate(variants.items()):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]

@@ -74,7 +74,9 @@ def further_outcomes(further: Further, notes: Sequence[Note]) -> list[Outcome]:
         if word in ("met", "missed"):
             claim = {"title": TITLE, "variant": text, "against": ""}
             reason = reason_for(name, "", "", claim, notes) if word == "missed" else ""
-            outcomes.append(Outcome(TITLE, name, "", text, "", "", "", word == "met", None, reason))
+            outcomes.append(
+                Outcome(TITLE, name, "", text, "", "", "", word == "met", None, text, reason)
+            )
     return outcomes
 
 

@@ -77,6 +77,7 @@ class Outcome:
         goal: for the value.
         met: whether it is reached.
         number: the value alone.
+        text: all of it in words.
         reason: the likely one for missing it, or "".
     """
 
@@ -89,6 +90,7 @@ class Outcome:
     goal: str
     met: bool
     number: float | None
+    text: str
     reason: str
 
 
@@ -132,12 +134,13 @@ def _outcome(
         title=claim["title"],
         results=results.name,
         problem=name,
-        comparison=f"{variant or 'none'} against {claim['against']}{share}",
+        comparison=f"{variant or 'none fits'} against {claim['against']}{share}",
         value=shown,
         p=f"{claim['p']:.2g}" if "p" in claim else "",
         goal=_signed(claim["goal"], None, unit),
         met=claim["met"],
         number=value,
+        text=claim["text"],
         reason=""
         if claim["met"]
         else reason_for(results.experiment, results.preset, name, claim, notes),
@@ -169,22 +172,26 @@ def reason_for(
 def _parallel_claims(problem: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One for each number of workers above the first, against the number before."""
     rows: list[Row] = (problem.get("parallel") or {"rows": []})["rows"]
-    return [
-        {
+    claims = []
+    for before, row in pairwise(rows):
+        value = before["seconds_per_iteration"] / row["seconds_per_iteration"]
+        weights = "the same" if row["weights_equal"] else "different"
+        claim = {
             "title": PARALLEL,
             "variant": f"{row['workers']} workers",
             "against": f"{before['workers']} worker{'s'[: before['workers'] > 1]}",
-            "value": before["seconds_per_iteration"] / row["seconds_per_iteration"],
+            "value": value,
             "goal": 1.0,
-            "met": row["weights_equal"]
-            and row["seconds_per_iteration"] < before["seconds_per_iteration"],
+            "met": row["weights_equal"] and value > 1,
         }
-        for before, row in pairwise(rows)
-    ]
+        text = f"{claim['variant']} are {value:.2f} times as fast as {claim['against']}"
+        claims.append({**claim, "text": f"{text}, with {weights} weights as serial training"})
+    return claims
 
 
 def machine(origin: Iterable[str]) -> str:
-    """Processor and commits, of lines of provenance."""
-    facts = [fact for line in origin for fact in line.split(", ")]
-    parts = [fact for fact in facts if fact.startswith(("cpu ", "device ", "commit "))]
-    return ", ".join(dict.fromkeys(part.removeprefix("cpu ") for part in parts))
+    """Processors and commits, of lines of provenance."""
+    facts = sorted({fact for line in origin for fact in line.split(", ")})
+    processors = [fact.removeprefix("cpu ") for fact in facts if fact.startswith("cpu ")]
+    commits = [fact.removeprefix("commit ") for fact in facts if fact.startswith("commit ")]
+    return f"{', '.join(processors)}; commit{'s'[: len(commits) > 1]} {', '.join(commits)}"

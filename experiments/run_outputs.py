@@ -33,11 +33,12 @@ def write_outputs(run: Run) -> None:
     - ``table.md``: PSNR, SSIM and NRMSE of the zero-filled image and the network, mean ± standard
       deviation over the test cases, and the time of the training.
     - ``images.png``: the worst, the median and the best case; of volumes the middle plane.
-    - ``anytime.npz``: of the median case ``images`` uint8 ``(steps + 1, y, x)``, the magnitude of
-      the start and after each step, and ``reference`` uint8 ``(y, x)``, in the same window.
+    - ``anytime.npz``: of one case ``images`` uint8 ``(steps + 1, y, x)``, the magnitude of the
+      start and after each step, and ``reference`` uint8 ``(y, x)``, in the same window. It is the
+      median of the zero-filled images, which is the same for all runs of a problem.
     - ``anytime.json``: mean and standard deviation over the cases of their PSNR [dB] and that of
-      the median case, each a list from the start to the last step, and the ``ends`` of modules,
-      counted in steps.
+      this case, each a list from the start to the last step, and the ``ends`` of modules, counted
+      in steps.
 
     Args:
         run: that has its ``result.json`` and ``best.pt``.
@@ -53,7 +54,7 @@ def write_outputs(run: Run) -> None:
     table = f"{markdown_table(evaluation)}\n{run.label}: trained for {seconds:.1f} s.\n"
     (folder / "table.md").write_text(table, encoding="utf-8")
     draw_cases(folder / "images.png", evaluation.examples)
-    order = np.argsort([case["psnr"] for case in evaluation.slices["network"]])
+    order = np.argsort([case["psnr"] for case in evaluation.slices["zero-filled"]])
     middle = int(order[len(order) // 2])
     psnr = []
     for number, (example, batch) in enumerate(loader.fixed()):
@@ -97,7 +98,7 @@ def _anytime(run: Run, psnr: list[list[float]], middle: int) -> dict[str, Any]:
         "strategy": run.config.strategy.name,
         "psnr_mean": values.mean(0).tolist(),
         "psnr_std": values.std(0, ddof=1).tolist() if len(values) > 1 else None,
-        "median_psnr": psnr[middle],
+        "case_psnr": psnr[middle],
         "ends": [steps.stop for steps in splits],
     }
 
