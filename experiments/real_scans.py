@@ -32,11 +32,12 @@ from experiments.real_report import compare, markdown, summarise_rows
 from gleam.batch import Batch
 from gleam.config import Config, dump_config
 from gleam.data import Example
-from gleam.data_config import MaskConfig
+from gleam.data_config import MaskConfig, choices
 from gleam.evaluation import open_network, reconstruct_classically, run_network
 from gleam.inputs import make_batch
 from gleam.metrics import evaluate_slice
 from gleam.plots import comparison
+from gleam.report import middle_plane
 from models.unrolled import UnrolledNetwork
 from physics.masks import acceleration, calibration_lines, draw_mask
 
@@ -90,9 +91,7 @@ class Trained:
 
 def masks_for(trained: MaskConfig) -> tuple[MaskConfig, ...]:
     """The masks to test a network with, given those of its training."""
-    kinds = trained.kind if isinstance(trained.kind, list) else [trained.kind]
-    value = trained.acceleration
-    values = value if isinstance(value, list) else [value]
+    kinds, values = choices(trained.kind), choices(trained.acceleration)
     known = [
         (kind, factor)
         for kind, factor in STANDARD
@@ -238,16 +237,11 @@ def test(
     found = ", ".join(f"{row['method']} {row['psnr']:.2f}" for row in rows)
     print(f"{case.data_set}, {case.name}, {facts['mask']}: {found} dB", flush=True)
     if folder is not None:
-        planes = {method: _middle(image) for method, image in images.items()}
+        planes = {method: middle_plane(image) for method, image in images.items()}
         path = folder / f"real_scans_{FILES[case.data_set]}.png"
         title = f"{case.data_set}: {case.name}, {facts['mask']}"
-        comparison(path, planes, _middle(target), title)
+        comparison(path, planes, middle_plane(target), title)
     return rows
-
-
-def _middle(image: Tensor) -> Tensor:
-    """The plane ``(y, x)`` in the middle of ``(1, z, y, x)``, or of ``(1, y, x)`` the only one."""
-    return image[0, image.shape[1] // 2] if image.ndim == 4 else image[0]
 
 
 def main(words: Sequence[str] | None = None) -> None:
