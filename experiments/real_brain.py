@@ -25,7 +25,8 @@ from torch import Tensor
 import gleam
 from experiments.provenance import RESULTS, as_markdown, provenance
 from experiments.real_data import read_brain
-from experiments.real_scans import undersample, without_learning
+from experiments.real_scans import without_learning
+from experiments.real_settings import undersample
 from gleam.metrics import evaluate_slice, summarise
 from gleam.plots import comparison
 from physics.masks import random_columns

@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.provenance import as_markdown
 from experiments.real_data import COILS, FILES, PIXEL, SIMULATED, SNR
+from gleam.data_config import choices
 from gleam.metrics import summarise
 
 METRICS = {"psnr": 2, "ssim": 4}  # and their digits
@@ -20,8 +21,8 @@ NOTES = f"""
 - The simulator was compared with the T2 slice and the chests while it was built.
 - Cases: the T2 brain is one slice under several masks; head slices are those of one person; chests
   are spread over the file. Images keep their size. Every case has a mask seed of its own.
-- Coil maps are ESPIRiT's, from the calibration lines. The target is the SENSE combination of the
-  full k-space with these maps; its noise is in it.
+- Coil maps come from the calibration lines alone, by ESPIRiT unless said otherwise. The target is
+  the SENSE combination of the full k-space with these maps; its noise is in it.
 - L1-wavelet and total variation have for each case and mask the best of several weights, chosen
   with the reference in sight, in their favour; volumes are given to them plane by plane.
 - PSNR is complex; mean ± standard deviation over the cases.
@@ -115,12 +116,14 @@ def _cell(row: Row, key: str, sign: str = "") -> str:
 
 
 def _network(name: str, facts: Mapping[str, Any]) -> str:
-    trained = facts["trained_with"]
+    mask = facts["trained_with"]
+    kinds, factors = (
+        ", ".join(f"{value}" for value in choices(mask[key])) for key in ("kind", "acceleration")
+    )
     return (
-        f"- {name} (weights {facts['weights']}): {facts['strategy']['name']}, "
-        f"{facts['network']['steps']} {facts['network']['step']} steps, trained with "
-        f"{trained['kind']}, R = {trained['acceleration']}, calibration {trained['calibration']}; "
-        f"tested with {'; '.join(facts['tested_with'])}"
+        f"- {name}: weights {facts['weights']}, {facts['network']['steps']} steps of "
+        f"{facts['network']['step']}, {facts['strategy']['name']}; trained with "
+        f"{kinds.replace('_', ' ')}, R = {factors}, calibration {mask['calibration']}"
     )
 
 

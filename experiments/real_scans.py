@@ -7,18 +7,16 @@ FOLDER holds the files of :mod:`experiments.real_data`; only the T2 brain comes 
 the others phase, coils and noise are simulated. The network that comes with the library,
 ``general-2d``, is always among those tested. 2D networks see the slices, 3D networks a slab of the
 head. A network is tested with those of the standard masks that its own configuration trained it
-for, or else with its own kind at the least and the greatest of its accelerations; calibration,
-shutter and partial Fourier are its own too. Networks with the same masks share what classical
-methods make of them.
+for, or else with its own kind at the least and the greatest of its accelerations. Calibration,
+shutter, partial Fourier and how coil maps are estimated are its own too. Networks with the same
+settings share what classical methods make of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,105 +27,15 @@ from experiments.memory_report import write_json
 from experiments.provenance import RESULTS, provenance
 from experiments.real_data import FILES, Case, slab, slices
 from experiments.real_report import compare, markdown, summarise_rows
+from experiments.real_settings import Setting, Trained
 from gleam.batch import Batch
-from gleam.config import Config, dump_config
-from gleam.data import Example
-from gleam.data_config import MaskConfig, choices
-from gleam.evaluation import open_network, reconstruct_classically, run_network
-from gleam.inputs import make_batch
+from gleam.evaluation import reconstruct_classically, run_network
 from gleam.metrics import evaluate_slice
 from gleam.plots import comparison
 from gleam.report import middle_plane
-from models.unrolled import UnrolledNetwork
-from physics.masks import acceleration, calibration_lines, draw_mask
+from physics.masks import acceleration
 
-STANDARD = (
-    ("random_columns", 3.0),
-    ("random_columns", 4.0),
-    ("poisson_disc", 4.0),
-    ("poisson_disc", 8.0),
-)
 RUNS = Path("runs/real_scans")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network, the configuration of its training and the masks it is tested with."""
-
-    name: str
-    network: UnrolledNetwork
-    config: Config
-    masks: tuple[MaskConfig, ...]
-
-    @classmethod
-    def open(cls, name: str, checkpoint: str | Path) -> Trained:
-        """The network of a checkpoint.
-
-        Raises:
-            CheckpointError: if it cannot be read.
-            ValueError: if there is no data for it here.
-        """
-        network, config = open_network(checkpoint, "cpu")
-        if config.data.items == "cines" or config.data.map_sets > 1:
-            raise ValueError(
-                f"{name} must reconstruct slices or volumes with one set of coil maps, it was "
-                f"trained with items = {config.data.items}, map_sets = {config.data.map_sets}"
-            )
-        return cls(name, network, config, masks_for(config.data.mask))
-
-    def facts(self) -> dict[str, Any]:
-        """How it was trained, and a fingerprint of its weights."""
-        settings = dump_config(self.config)
-        digest = hashlib.sha256()
-        for values in self.network.state_dict().values():
-            digest.update(values.numpy().tobytes())
-        return {
-            "weights": digest.hexdigest()[:16],
-            "tested_with": [describe(mask) for mask in self.masks],
-            "trained_with": settings["data"]["mask"],
-            **{section: settings[section] for section in ("network", "strategy", "training")},
-        }
-
-
-def masks_for(trained: MaskConfig) -> tuple[MaskConfig, ...]:
-    """The masks to test a network with, given those of its training."""
-    kinds, values = choices(trained.kind), choices(trained.acceleration)
-    known = [
-        (kind, factor)
-        for kind, factor in STANDARD
-        if kind in kinds and min(values) <= factor <= max(values)
-    ]
-    own = [(kinds[0], factor) for factor in sorted({min(values), max(values)})]
-    return tuple(
-        trained.model_copy(update={"kind": kind, "acceleration": factor})
-        for kind, factor in known or own
-    )
-
-
-def describe(mask: MaskConfig) -> str:
-    """Kind, acceleration and calibration of a mask, and what else limits it."""
-    words = [f"{mask.kind} R = {mask.acceleration:g}".replace("_", " ")]
-    words.append(f"calibration {mask.calibration:g}")
-    words += ["shutter"] if mask.shutter else []
-    if mask.partial_fourier < 1:
-        words.append(f"partial Fourier {mask.partial_fourier:g}")
-    return ", ".join(words)
-
-
-def undersample(kspace: Tensor, mask: Tensor, calibration: int) -> tuple[Example, Batch]:
-    """An example and its normalised batch; the ESPIRiT maps are those of the calibration alone.
-
-    The target is the SENSE combination of all k-space with these maps.
-
-    Args:
-        kspace: fully sampled, complex64 ``(coils, *space)``.
-        mask: of the shape of space, size 1 where it does not vary.
-        calibration: largest extent of the block that the maps come from.
-    """
-    items = "volumes" if kspace.ndim == 4 else "slices"
-    maps = make_batch(kspace * mask, mask, items=items, calibration=calibration).maps[0]
-    example = Example.from_maps(kspace, maps, "real")
-    return example, example.undersample(mask)
 
 
 def without_learning(batch: Batch) -> dict[str, Tensor]:
@@ -137,33 +45,14 @@ def without_learning(batch: Batch) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def reconstruct_all(
-    case: Case, settings: MaskConfig, networks: list[Trained]
+    case: Case, setting: Setting, networks: Sequence[Trained]
 ) -> tuple[dict[str, Tensor], Tensor, float]:
     """Images ``(1, *space)`` of all methods, the target, and the mask's true acceleration."""
-    space = tuple(case.kspace.shape[1:])
-    mask = draw(settings, space, case.seed)
-    lines = min(calibration_lines(settings.calibration, n) for n in space[-2:])
-    example, batch = undersample(case.kspace, mask, lines)
+    example, batch = setting.undersample(case.kspace, case.seed)
     images = without_learning(batch)
     for trained in networks:
         images[trained.name] = batch.rescale(run_network(trained.network, batch))[0]
-    return images, example.target, acceleration(mask)
-
-
-def draw(settings: MaskConfig, space: tuple[int, ...], seed: int) -> Tensor:
-    """The mask of a seed; the settings name one kind and one acceleration."""
-    kind, factor = settings.kind, settings.acceleration
-    if isinstance(kind, list) or isinstance(factor, list):
-        raise ValueError(f"a mask has one kind and one acceleration, got {kind}, {factor}")
-    return draw_mask(
-        kind,
-        space,
-        factor,
-        settings.calibration,
-        seed,
-        settings.shutter,
-        settings.partial_fourier,
-    )
+    return images, example.target, acceleration(batch.mask)
 
 
 def run(data: Path, checkpoints: Mapping[str, str | Path], out: Path) -> dict[str, Any]:
@@ -189,11 +78,11 @@ def run(data: Path, checkpoints: Mapping[str, str | Path], out: Path) -> dict[st
     rows: list[dict[str, Any]] = []
     for case in cases(data, dimensions):
         fitting = [trained for trained in networks if trained.config.data.ndim == case.ndim]
-        masks = list(dict.fromkeys(mask for trained in fitting for mask in trained.masks))
-        for mask in masks:
-            chosen = [trained for trained in fitting if mask in trained.masks]
-            drawn = out if case.pictured and mask == masks[:2][-1] else None
-            rows += test(case, mask, chosen, drawn)
+        settings = list(dict.fromkeys(s for trained in fitting for s in trained.settings))
+        for setting in settings:
+            chosen = [trained for trained in fitting if setting in trained.settings]
+            drawn = out if case.pictured and setting == settings[:2][-1] else None
+            rows += test(case, setting, chosen, drawn)
     report = {
         "networks": {trained.name: trained.facts() for trained in networks},
         "summary": summarise_rows(rows),
@@ -218,14 +107,14 @@ def cases(folder: Path, dimensions: Collection[int]) -> Iterator[Case]:
 
 
 def test(
-    case: Case, settings: MaskConfig, networks: list[Trained], folder: Path | None
+    case: Case, setting: Setting, networks: Sequence[Trained], folder: Path | None
 ) -> list[dict[str, Any]]:
     """A row for each method; with a folder, the images are drawn into it."""
-    images, target, factor = reconstruct_all(case, settings, networks)
+    images, target, factor = reconstruct_all(case, setting, networks)
     facts = {
         "data_set": case.data_set,
         "case": case.name,
-        "mask": describe(settings),
+        "mask": str(setting),
         "mask_seed": case.seed,
         "true_acceleration": factor,
     }

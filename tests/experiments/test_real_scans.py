@@ -13,13 +13,14 @@ from scipy.io import savemat
 
 import gleam
 import gleam.evaluation
-from experiments import real_data, real_scans
+from experiments import real_data, real_scans, real_settings
 from experiments.real_report import compare
+from experiments.real_settings import Setting, Trained
 from gleam.build import build_network
 from gleam.checkpoint import save_checkpoint
 from gleam.config import dump_config
 from gleam.data.estimate import estimate_maps
-from gleam.data_config import MaskConfig
+from gleam.data_config import DataConfig
 from physics.fourier import ifft
 from physics.masks import acceleration, calibration_size, draw_mask
 from tests.gleam import tiny
@@ -65,10 +66,10 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One for slices and one for volumes."""
     out = tmp_path_factory.mktemp("runs")
     points = {"kind": "poisson_disc", "acceleration": 4, "calibration": CALIBRATION}
-    volumes = {"items": "volumes", "size": [32, 32, 32], "mask": points}
+    volumes = {"items": "volumes", "size": [32, 32, 32], "map_method": "low_resolution"}
     return {
         "flat": save_network(out / "flat.pt", mask=MASK),
-        "deep": save_network(out / "deep.pt", **volumes),
+        "deep": save_network(out / "deep.pt", mask=points, **volumes),
     }
 
 
@@ -77,7 +78,8 @@ def report(folder: Path, networks: dict[str, Path], tmp_path_factory) -> dict[st
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(real_data, "BRAIN_MASKS", 2)
         patch.setattr(real_data, "HEAD_SLICES", 1)
-        patch.setattr(real_data, "CHEST_SLICES", 2)
+        patch.setattr(real_data, "CHEST_SLICES", 1)
+        patch.setattr(real_data, "PLANES", 8)
         patch.setattr(gleam.evaluation, "L1_WEIGHTS", (0.01,))
         out = tmp_path_factory.mktemp("results")
         return {"out": out, **real_scans.run(folder, networks, out)}
@@ -105,7 +107,9 @@ def test_every_method_has_a_row_for_each_case_and_every_data_set_a_picture(repor
     assert {row["method"] for row in rows if row["learned"]} == {"flat"}
     slab = [row for row in report["cases"] if row["data_set"] == real_data.SLAB]
     assert [row["method"] for row in slab if row["learned"]] == ["deep"]
-    assert {row["mask"] for row in slab} == {"poisson disc R = 4, calibration 12"}
+    assert {row["mask"] for row in slab} == {
+        "poisson disc R = 4, calibration 12, maps by low resolution"
+    }
     for name in real_data.FILES.values():
         assert (report["out"] / f"real_scans_{name}.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads((report["out"] / "real_scans.json").read_text(encoding="utf-8"))
@@ -146,49 +150,51 @@ def test_networks_reconstruct_as_they_do_for_a_user(
     name: str, networks: dict[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(gleam.evaluation, "L1_WEIGHTS", (0.01,))
-    trained = real_scans.Trained.open(name, networks[name])
+    trained = Trained.open(name, networks[name])
     case = real_data.slab(folder) if name == "deep" else next(iter(real_data.slices(folder)))
-    settings = trained.masks[0]
-    images, _, _ = real_scans.reconstruct_all(case, settings, [trained])
-    mask = real_scans.draw(settings, tuple(case.kspace.shape[1:]), case.seed)
+    setting = trained.settings[0]
+    images, _, _ = real_scans.reconstruct_all(case, setting, [trained])
+    mask = setting.draw(tuple(case.kspace.shape[1:]), case.seed)
     expected = gleam.reconstruct(networks[name], case.kspace * mask)
     torch.testing.assert_close(images[name][0], expected)
 
 
+def settings_for(**mask: Any) -> list[Setting]:
+    return list(real_settings.settings_for(DataConfig(mask=mask)))
+
+
 def test_masks_are_the_standard_ones_within_what_a_network_was_trained_for():
-    trained = MaskConfig(
-        kind=["equispaced_columns", "random_columns", "poisson_disc"],
-        acceleration=[2, 3, 5, 8],
-        calibration=8,
-    )
-    masks = real_scans.masks_for(trained)
-    assert [(mask.kind, mask.acceleration) for mask in masks] == list(real_scans.STANDARD)
-    for settings in masks:
-        mask = real_scans.draw(settings, (48, 40), 2)
-        assert acceleration(mask) == pytest.approx(settings.acceleration, abs=0.11)
+    kinds = ["equispaced_columns", "random_columns", "poisson_disc"]
+    found = settings_for(kind=kinds, acceleration=[2, 3, 5, 8], calibration=8)
+    assert [(setting.kind, setting.acceleration) for setting in found] == [
+        ("random_columns", 3),
+        ("random_columns", 4),
+        ("poisson_disc", 4),
+        ("poisson_disc", 8),
+    ]
+    for setting in found:
+        mask = setting.draw((48, 40), 2)
+        assert acceleration(mask) == pytest.approx(setting.acceleration, abs=0.11)
         assert min(calibration_size(mask, (48, 40))) == 8
-        assert (mask.shape[0] == 1) == (settings.kind == "random_columns")
-    (only,) = real_scans.masks_for(MaskConfig(acceleration=[3.5, 4.5], calibration=0.1))
-    assert (only.kind, only.acceleration, only.calibration) == ("random_columns", 4, 0.1)
+        assert (mask.shape[0] == 1) == (setting.kind == "random_columns")
+    assert settings_for(acceleration=[3.5, 5], calibration=0.2) == [
+        Setting("random_columns", 4, 0.2)
+    ]
 
 
 def test_a_network_that_no_standard_mask_fits_is_tested_with_its_own():
-    masks = real_scans.masks_for(MaskConfig(kind="uniform_random", acceleration=[9, 5, 7]))
-    assert [(m.kind, m.acceleration) for m in masks] == [
-        ("uniform_random", 5),
-        ("uniform_random", 9),
-    ]
-    (only,) = real_scans.masks_for(MaskConfig(acceleration=6, partial_fourier=0.75))
-    assert real_scans.describe(only) == (
-        "random columns R = 6, calibration 24, partial Fourier 0.75"
-    )
+    found = settings_for(kind="uniform_random", acceleration=[9, 5, 7])
+    assert found == [Setting("uniform_random", n, 24) for n in (5, 9)]
+    (only,) = settings_for(acceleration=6, partial_fourier=0.75)
+    assert str(only) == "random columns R = 6, calibration 24, partial Fourier 0.75"
+    assert float(only.draw((8, 160), 0)[..., 120:].sum()) == 0
 
 
 def test_networks_for_which_there_are_no_data_are_refused(tmp_path: Path):
     data = {"anatomy": "heart", "items": "cines", "size": [4, 32, 32]}
     beat = save_network(tmp_path / "beat.pt", **data)
     with pytest.raises(ValueError, match="beat must reconstruct slices or volumes"):
-        real_scans.Trained.open("beat", beat)
+        Trained.open("beat", beat)
     with pytest.raises(ValueError, match="at least one checkpoint"):
         real_scans.run(tmp_path, {}, tmp_path)
 
@@ -228,12 +234,12 @@ def test_real_files_give_the_stated_cases():
     shapes = [tuple(case.kspace.shape) for case in cases]
     assert shapes[:3] == [(4, 256, 256)] * 3
     assert shapes[3:7] == [(8, 232, 176)] * 4
-    assert shapes[7:] == [(8, 256, 256)] * 6 + [(8, 8, 232, 176)]
+    assert shapes[7:] == [(8, 256, 256)] * 6 + [(8, 16, 232, 176)]
     assert [case.name for case in cases if case.pictured] == [
         "mask 1",
         "slice 93",
         "slice 50",
-        "planes 75 to 82",
+        "planes 71 to 86",
     ]
     for case in cases:
         assert case.kspace.dtype == torch.complex64
