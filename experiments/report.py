@@ -67,7 +67,7 @@ def write_report(
         Heading("Greedy training of unrolled MRI networks: what was reproduced", 1),
         Text(f"`python -m experiments.report` wrote this; {as_markdown(provenance()).strip()}."),
         *summary(outcomes),
-        Heading("Where it is from", 2),
+        Heading("Commands and machines", 2),
         sources(everything),
     ]
     for results in everything:
