@@ -4,12 +4,12 @@
         [--publish]
 
 FOLDER holds the files of :mod:`experiments.real_data`; only the T2 brain comes with its coils, of
-the others phase, coils and noise are simulated. The network that comes with the library,
-``general-2d``, is always among those tested. 2D networks see the slices, 3D networks a slab of the
-head. A network is tested with those of the standard masks that its own configuration trained it
-for, or else with its own kind at the least and the greatest of its accelerations. Calibration,
-shutter, partial Fourier and how coil maps are estimated are its own too. Networks with the same
-settings share what classical methods make of them.
+the others phase, coils and noise are simulated. The networks that ship with the library are always
+among those tested. 2D networks see the slices, 3D networks a slab of the head. A network is tested
+with those of the standard masks that its own configuration trained it for, or else with its own
+kind at the least and the greatest of its accelerations. Calibration, shutter, partial Fourier and
+how coil maps are estimated are its own too. Networks with the same settings share what classical
+methods make of them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from gleam.evaluation import reconstruct_classically, run_network
 from gleam.metrics import evaluate_slice
 from gleam.plots import comparison
 from gleam.report import middle_plane
+from gleam.shipped import shipped_networks
 from physics.masks import acceleration
 
 RUNS = Path("runs/real_scans")
@@ -146,7 +147,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--publish", action="store_true", help=f"write to {RESULTS.name}/ instead")
     arguments = parser.parse_args(words)
     torch.set_num_threads(1)
-    checkpoints = {"general-2d": "general-2d"}
+    checkpoints = {name: name for name in shipped_networks()}
     for word in arguments.checkpoint:
         name, separator, path = word.partition("=")
         if not separator:

@@ -192,6 +192,22 @@ def test_the_best_weight_is_the_one_of_highest_psnr(sparse):
     assert torch.equal(best, images[index])
 
 
+@pytest.mark.parametrize("peak", range(7))
+def test_the_best_of_many_weights_is_found_by_trying_about_half_of_them(peak):
+    weights = [8.0, 1.0, 64.0, 2.0, 32.0, 4.0, 16.0]
+    reference = torch.ones(1, 1, 8, 8, dtype=torch.complex64)
+    tried = []
+
+    def method(kspace, mask, maps, weight, iterations):
+        tried.append(weight)
+        return reference + abs(np.log2(weight) - peak) + 0.1
+
+    image, weight = best_weight(method, *[reference] * 3, weights, reference)
+    assert weight == 2.0**peak
+    torch.testing.assert_close(image, reference + 0.1)
+    assert len(tried) == len(set(tried)) <= 5
+
+
 def test_global_random_state_is_left_alone():
     kspace, mask, maps = random_problem()
     numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
