@@ -2,10 +2,10 @@
 
     python -m experiments.pretrain general-2d --out runs --weights gleam/weights --data FOLDER
 
-trains by ``gleam/configs/general-2d.yaml``, compares with zero-filled, CG-SENSE and L1-wavelet
-reconstructions on subjects it was not trained on, and writes ``general-2d.safetensors`` and its
-card ``general-2d.md``. Stop it at any time and run it again: training goes on, and what is measured
-is kept. FOLDER, which may be left out, holds the real brain of :mod:`experiments.real_brain`.
+trains by ``gleam/configs/general-2d.yaml``, compares with reconstructions without learning on
+subjects it was not trained on, and writes ``general-2d.safetensors`` and its card
+``general-2d.md``. Stop it at any time and run it again: training goes on, and what is measured is
+kept. FOLDER, which may be left out, holds the real brain of :mod:`experiments.real_brain`.
 """
 
 from __future__ import annotations
