@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.memory_report import Row, figure_title, statement, with_spread
+from experiments.provenance import as_markdown
 from experiments.report_blocks import (
     Block,
     Fold,
@@ -179,24 +180,26 @@ def _zero_filled(results: Results, name: str) -> list[Block]:
 def _sentence(outcome: Outcome) -> str:
     reason = f" Likely reason: {outcome.reason}." if outcome.reason else ""
     title = outcome.title.partition(":")[0]
-    return f"{title}: {outcome.text}; goal {outcome.goal}.{reason}"
+    goal = f"; goal {outcome.goal}" if outcome.goal else ""
+    return f"{title}: {outcome.text}{goal}.{reason}"
 
 
 def _parallel(problem: Row) -> list[Block]:
-    parallel = problem.get("parallel")
-    if not parallel:
+    found = problem.get("parallel")
+    if not found:
         return []
-    head = ["workers", "iteration [ms]", "throughput / serial", "weights as serial"]
+    head = ["workers", "iteration [ms]", "speed over serial", "weights and losses"]
     rows = [
         [
-            str(row["workers"]),
-            f"{1e3 * row['seconds_per_iteration']:.1f}",
-            f"{row['throughput_ratio']:.2f}",
-            "the same" if row["weights_equal"] else "different",
+            str(row["workers"] or "serial"),
+            f"{1e3 * row['seconds']:.1f}",
+            f"{row['speed']:.2f}",
+            ("bitwise the same" if row["equal"] else "differ") if row["workers"] else "",
         ]
-        for row in parallel["rows"]
+        for row in found["rows"]
     ]
-    return [Text(parallel["text"]), Table(head, rows)]
+    text = f"{found['variant']} through Ray, {found['iterations']} iterations, one thread each:"
+    return [Text(text), Table(head, rows)]
 
 
 def _images(results: Results, name: str, figures: Path, stem: str) -> list[Block]:
@@ -267,12 +270,17 @@ def comparison_of(problem: Row) -> list[str]:
 
 def _origin(results: Results, name: str) -> Items:
     problem = results.problems[name]
-    cost = problem["cost"]
+    cost, parallel = problem["cost"], problem.get("parallel")
     return Items(
         [
             f"command: `{results.command}`",
             *(f"{n} runs: {where}" for where, n in problem["runs"]["provenance"].items()),
             f"time and memory ({cost['source']}, {cost['repeats']} rounds): {cost['provenance']}",
+            *(
+                [f"several workers: {as_markdown(parallel['provenance']).strip()}"]
+                if parallel
+                else []
+            ),
         ]
     )
 

@@ -72,7 +72,7 @@ def further_outcomes(further: Further, notes: Sequence[Note]) -> list[Outcome]:
     for item in items:
         word, _, text = item.partition(": ")
         if word in ("met", "missed"):
-            claim = {"title": TITLE, "variant": text, "against": ""}
+            claim = {"title": TITLE, "variant": text}
             reason = reason_for(name, "", "", claim, notes) if word == "missed" else ""
             outcomes.append(
                 Outcome(TITLE, name, "", text, "", "", "", word == "met", None, text, reason)

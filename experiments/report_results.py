@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter
 
-from experiments.memory_report import Row, with_spread
+from experiments.memory_report import with_spread
 from gleam.data_config import Section
-
-PARALLEL = "Parallel: the time of an iteration falls with workers, the weights stay the same"
 
 
 class Note(Section):
@@ -119,7 +116,7 @@ def outcomes_of(results: Results, notes: Sequence[Note]) -> list[Outcome]:
     return [
         _outcome(results, name, claim, notes)
         for name, problem in results.problems.items()
-        for claim in [*problem["claims"], *_parallel_claims(problem)]
+        for claim in problem["claims"]
     ]
 
 
@@ -127,27 +124,28 @@ def _outcome(
     results: Results, name: str, claim: Mapping[str, Any], notes: Sequence[Note]
 ) -> Outcome:
     unit = " dB" if "p" in claim else "×"
-    value, variant = claim["value"], claim["variant"]
+    against, value = claim.get("against"), claim.get("value")
     share = f", with {claim['share']:.2f} of its activations" if "share" in claim else ""
-    shown = "" if value is None else _signed(value, claim.get("std"), unit)
+    pair = f"{claim['variant'] or 'none fits'} against {against}{share}"
+    key = results.experiment, results.preset, name
     return Outcome(
         title=claim["title"],
         results=results.name,
         problem=name,
-        comparison=f"{variant or 'none fits'} against {claim['against']}{share}",
-        value=shown,
+        comparison=pair if against else claim["text"],
+        value=_signed(value, claim.get("std"), unit),
         p=f"{claim['p']:.2g}" if "p" in claim else "",
-        goal=_signed(claim["goal"], None, unit),
+        goal=_signed(claim.get("goal"), None, unit),
         met=claim["met"],
         number=value,
         text=claim["text"],
-        reason=""
-        if claim["met"]
-        else reason_for(results.experiment, results.preset, name, claim, notes),
+        reason="" if claim["met"] else reason_for(*key, claim, notes),
     )
 
 
-def _signed(value: float, deviation: float | None, unit: str) -> str:
+def _signed(value: float | None, deviation: float | None, unit: str) -> str:
+    if value is None:
+        return ""
     sign = "+" if unit == " dB" and value >= 0 else ""
     return f"{sign}{with_spread(value, deviation, 2)}{unit}"
 
@@ -163,30 +161,10 @@ def reason_for(
             and note.problem in ("", problem)
             and claim["title"].startswith(note.claim)
             and (claim["variant"] or "").startswith(note.variant)
-            and claim["against"].startswith(note.against)
+            and claim.get("against", "").startswith(note.against)
         ):
             return note.note
     return "not explained yet"
-
-
-def _parallel_claims(problem: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One for each number of workers above the first, against the number before."""
-    rows: list[Row] = (problem.get("parallel") or {"rows": []})["rows"]
-    claims = []
-    for before, row in pairwise(rows):
-        value = before["seconds_per_iteration"] / row["seconds_per_iteration"]
-        weights = "the same" if row["weights_equal"] else "different"
-        claim = {
-            "title": PARALLEL,
-            "variant": f"{row['workers']} workers",
-            "against": f"{before['workers']} worker{'s'[: before['workers'] > 1]}",
-            "value": value,
-            "goal": 1.0,
-            "met": row["weights_equal"] and value > 1,
-        }
-        text = f"{claim['variant']} are {value:.2f} times as fast as {claim['against']}"
-        claims.append({**claim, "text": f"{text}, with {weights} weights as serial training"})
-    return claims
 
 
 def machine(origin: Iterable[str]) -> str:
