@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments.provenance import RESULTS, as_markdown, provenance
 from experiments.report_blocks import Block, Heading, Text, to_markdown
-from experiments.report_content import section, sources, summary
+from experiments.report_content import measured, section, summary
 from experiments.report_further import (
     appended,
     further_outcomes,
@@ -67,8 +67,7 @@ def write_report(
         Heading("Greedy training of unrolled MRI networks: what was reproduced", 1),
         Text(f"`python -m experiments.report` wrote this; {as_markdown(provenance()).strip()}."),
         *summary(outcomes),
-        Heading("Commands and machines", 2),
-        sources(everything),
+        *measured(everything),
     ]
     for results in everything:
         blocks += section(results, outcomes, out / "figures")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,15 +12,14 @@ from experiments.provenance import as_markdown
 from experiments.report_blocks import (
     Block,
     Fold,
-    Frames,
     Heading,
     Items,
     Picture,
-    Slider,
     Table,
     Text,
 )
-from experiments.report_figures import draw_anytime, draw_memory, shrink, write_frames
+from experiments.report_figures import draw_anytime, draw_memory
+from experiments.report_images import images_of, read_json
 from experiments.report_results import Outcome, Results, machine
 
 ORDER = ("Same depth", "Time", "Same activation memory", "Parallel")
@@ -53,15 +50,24 @@ def _place(title: str) -> int:
     return known[0] if known else len(ORDER)
 
 
-def sources(everything: Sequence[Results]) -> Table:
-    """A line an experiment: the command that makes its results, and the machines it ran on."""
+def measured(everything: Sequence[Results]) -> list[Block]:
+    """How, and a line an experiment: the command that makes its results, and the machines."""
     rows = []
     for results in everything:
         problems = results.problems.values()
         runs = [origin for problem in problems for origin in problem["runs"]["provenance"]]
         costs = [problem["cost"]["provenance"] for problem in problems]
         rows.append([results.name, f"`{results.command}`", machine(runs), machine(costs)])
-    return Table(["experiment", "command", "trained and tested on", "time and memory on"], rows)
+    text = (
+        "Peak: most memory of tensors held at any time of a training step; activations are what is "
+        "neither parameter, gradient, optimizer state nor measurement. Step: median time with one "
+        "thread, all variants in turn; / checkpointing: its ratio to checkpointing of the same "
+        "depth. PSNR (of complex images), SSIM and NRMSE: mean over the test cases, then mean ± "
+        "standard deviation over the seeds of training. Training: time of all steps of a run; the "
+        "machine ran others beside it."
+    )
+    head = ["experiment", "command", "trained and tested on", "time and memory on"]
+    return [Heading("How it was measured", 2), Text(text), Table(head, rows)]
 
 
 def _met(group: Sequence[Outcome]) -> int:
@@ -122,16 +128,16 @@ def _problem(
         *_parallel(problem),
         Picture(drawn, f"{name}: memory of a training step against image quality"),
     ]
+    trained = [row["variant"] for row in rows if row["trained_as"] == row["variant"]]
     anytime = {
-        row["variant"]: [_read(run / "anytime.json") for run in results.runs(name, row["variant"])]
-        for row in rows
-        if row["trained_as"] == row["variant"]
+        variant: [read_json(run / "anytime.json") for run in results.runs(name, variant)]
+        for variant in trained
     }
     if anytime and all(anytime.values()):
         path = draw_anytime(figures / f"{stem}_anytime.webp", anytime, title)
         blocks += [
             Picture(path, f"{name}: image quality by step, mean ± deviation over seeds; {ENDS}"),
-            *_images(results, name, figures, stem),
+            *images_of(results, name, figures, stem),
         ]
     return [*blocks, Fold(f"Where the numbers of {name} are from", [_origin(results, name)])]
 
@@ -139,7 +145,7 @@ def _problem(
 def _variants(results: Results, name: str) -> Table:
     rows = results.problems[name]["rows"]
     runs = [results.runs(name, row["variant"]) for row in rows]
-    seconds = [[_read(run / "result.json")["seconds"] for run in own] for own in runs]
+    seconds = [[read_json(run / "result.json")["seconds"] for run in own] for own in runs]
     return _filled(
         {
             **{key: [str(row[key]) for row in rows] for key in SETTINGS},
@@ -202,72 +208,6 @@ def _parallel(problem: Row) -> list[Block]:
     return [Text(text), Table(head, rows)]
 
 
-def _images(results: Results, name: str, figures: Path, stem: str) -> list[Block]:
-    """Of one network trained end to end and one greedy, with the first seed."""
-    pair = comparison_of(results.problems[name])
-    first = {variant: results.runs(name, variant)[0] for variant in pair}
-    frames = [_frames(variant, run, figures, stem) for variant, run in first.items()]
-    reference = np.load(next(iter(first.values())) / "anytime.npz")["reference"]
-    path = write_frames(reference[None], figures / f"{stem}_reference.webp")
-    seed = f"seed of training {results.problems[name]['seeds'][0]}"
-    blocks: list[Block] = [
-        Text(f"A test case, the median of the zero-filled images, step by step; {seed}:"),
-        Slider([Frames("reference", path, reference.shape), *frames]),
-    ]
-    for variant, run in first.items():
-        target = figures / f"{stem}_{variant}_images.webp"
-        blocks += [
-            Text(f"The worst, median and best test case of {variant}; {seed}:"),
-            Picture(shrink(run / "images.png", target), f"{name}, {variant}: test cases"),
-        ]
-    return [
-        *blocks,
-        Fold(f"Learning curves of {name}; {seed}", _curves(results, name, figures, stem)),
-    ]
-
-
-def _curves(results: Results, name: str, figures: Path, stem: str) -> list[Block]:
-    """Of every variant that was trained."""
-    trained = [
-        row["variant"]
-        for row in results.problems[name]["rows"]
-        if row["trained_as"] == row["variant"]
-    ]
-    return [
-        Picture(
-            shrink(
-                results.runs(name, variant)[0] / "curves.png",
-                figures / f"{stem}_{variant}_curves.webp",
-            ),
-            f"{name}, {variant}: loss of every module, and validation",
-        )
-        for variant in trained
-    ]
-
-
-def _frames(variant: str, run: Path, figures: Path, stem: str) -> Frames:
-    images = np.load(run / "anytime.npz")["images"]
-    anytime = _read(run / "anytime.json")
-    path = write_frames(images, figures / f"{stem}_{variant}_steps.webp")
-    return Frames(variant, path, images.shape[1:], anytime["case_psnr"], anytime["ends"])
-
-
-def comparison_of(problem: Row) -> list[str]:
-    """The deepest variant trained end to end, and the greedy one its memory allows, or the best."""
-    plain = [row for row in problem["rows"] if row["strategy"] == "backprop"]
-    greedy = [row for row in problem["rows"] if row["strategy"] == "greedy"]
-    if not plain or not greedy:
-        return [problem["rows"][0]["variant"]]
-    deepest = max(plain, key=lambda row: row["steps"])["variant"]
-    best = max(greedy, key=lambda row: row["validation_psnr"])["variant"]
-    fitting = [
-        claim["variant"]
-        for claim in problem["claims"]
-        if claim["title"].startswith("Same activation memory") and claim["against"] == deepest
-    ]
-    return [deepest, next(iter(filter(None, fitting)), best)]
-
-
 def _origin(results: Results, name: str) -> Items:
     problem = results.problems[name]
     cost, parallel = problem["cost"], problem.get("parallel")
@@ -283,7 +223,3 @@ def _origin(results: Results, name: str) -> Items:
             ),
         ]
     )
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
