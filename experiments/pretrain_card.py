@@ -97,8 +97,8 @@ def _limits(limits: Mapping[str, Sequence[float]]) -> list[str]:
     return [
         "## Limits\n",
         "It warns of measurements outside these; the matrix is that of training and as far beyond "
-        "as the network beat the wavelet (below), the SNR is estimated from the samples at the "
-        "edge of k-space:\n",
+        "as the network beat the wavelet (below), the SNR is a rough estimate from the "
+        "samples at the edge of k-space, and a warning comes where it is off by more than twice:\n",
         *(f"- {name} {low:g} to {high:g}" for name, (low, high) in limits.items()),
         "\nNot in its training, and not noticed: pathology other than the simulators' lesions, "
         "implants, motion between lines, partial Fourier, wrap-around, non-Cartesian or "

@@ -31,9 +31,9 @@ INSIDE = {"acceleration": [4.0], "matrix": [160.0, 128.0], "coils": [8.0], "SNR"
         ("coils", [16.0], None),
         ("coils", [17.0], "coils 17 is outside 4 to 16"),
         ("coils", [1.0], "coils 1 is outside 4 to 16"),
-        ("SNR", [23.0], None),
+        ("SNR", [17.0], None),
         ("SNR", [12.34], "SNR 12.3 is outside 33 to 500"),
-        ("SNR", [740.0], None),
+        ("SNR", [990.0], None),
         ("SNR", [math.inf], "SNR inf is outside 33 to 500"),
     ],
 )
