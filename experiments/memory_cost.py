@@ -22,7 +22,9 @@ PHASES = ("forward_seconds", "backward_seconds", "update_seconds")
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """What is measured together: configurations by name, in so many rounds."""
+
     configs: dict[str, Config]
     repeats: int
 
@@ -56,7 +58,7 @@ def measure_problem(folder: Path, name: str, problem: Problem, again: bool = Fal
         }
 
     # A single job runs in this process, with one thread.
-    run_jobs(measure, [_Job(everything, problem.repeats)], 1, done)
+    run_jobs(measure, [Job(everything, problem.repeats)], 1, done)
     write_json(path, costs)
 
 
@@ -83,7 +85,7 @@ def comparable(config: Config) -> dict[str, Any]:
     return {key: value for key, value in dump_config(config).items() if key != "out"}
 
 
-def measure(job: _Job) -> dict[str, Any]:
+def measure(job: Job) -> dict[str, Any]:
     """Seconds of every round, by phase too, and the memory of one step, of all variants in turn."""
     any_config = next(iter(job.configs.values()))
     device = str(build_device(any_config.device))

@@ -58,7 +58,7 @@ def write_outputs(run: Run) -> None:
     middle = int(order[len(order) // 2])
     psnr = []
     for number, (example, batch) in enumerate(loader.fixed()):
-        images = list(_reconstructions_by_step(network, batch, device))
+        images = list(reconstructions_by_step(network, batch, device))
         psnr.append([float(complex_psnr(image, example.target)) for image in images])
         if number == middle:
             planes, reference = _shown(images, example.target)
@@ -67,7 +67,7 @@ def write_outputs(run: Run) -> None:
 
 
 @torch.no_grad()
-def _reconstructions_by_step(
+def reconstructions_by_step(
     network: Network, batch: Batch, device: torch.device
 ) -> Iterator[Tensor]:
     """Complex ``(maps, *space)`` at the start and after each step, in the units of the target."""

@@ -23,7 +23,7 @@ from gleam.evaluation import open_network, reconstructions
 from gleam.metrics import evaluate_slice
 from gleam.run_folder import RunFolderError
 from gleam.strategies import InvertibilityError
-from gleam.trainer import TrainingDiverged
+from gleam.trainer import TrainingDiverged, TrainingResult
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,9 @@ def train_all(runs: Sequence[Run], jobs: int) -> None:
 def train_and_test(run: Run) -> str:
     """Train, or go on, and write the metrics of every test case; returns why that failed, or ""."""
     try:
-        trained = gleam.train(run.config, resume=True, quiet=True)
+        trained = finished(gleam.train(run.config, resume=True, quiet=True))
     except (TrainingDiverged, InvertibilityError) as error:
         return str(error)
-    if not trained.finished:
-        # The trainer took the signal, saved and came back: now end as the signal meant to.
-        if multiprocessing.parent_process() is not None:
-            signal.raise_signal(signal.SIGTERM)
-        raise KeyboardInterrupt
     device = build_device(run.config.device)
     network, _ = open_network(trained.best, run.config.device)
     loader = build_loaders(run.config.data, run.test_seed)["test"]
@@ -125,7 +120,7 @@ def train_and_test(run: Run) -> str:
         {
             "seed": run.config.seed,
             "validation_psnr": trained.psnr,
-            "seconds": _seconds(trained.folder),
+            "seconds": training_seconds(trained.folder),
             "cases": cases,
             "settings": run.settings(),
             "provenance": provenance(),
@@ -134,7 +129,20 @@ def train_and_test(run: Run) -> str:
     return ""
 
 
-def _seconds(folder: Path) -> float:
+def finished(trained: TrainingResult) -> TrainingResult:
+    """The same, unless a signal stopped it: the trainer took it, saved and came back.
+
+    Raises:
+        KeyboardInterrupt: to end now as the signal meant to.
+    """
+    if not trained.finished:
+        if multiprocessing.parent_process() is not None:
+            signal.raise_signal(signal.SIGTERM)
+        raise KeyboardInterrupt
+    return trained
+
+
+def training_seconds(folder: Path) -> float:
     """That the steps of a training took in all; data and validation not counted."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return sum(json.loads(line).get("step_seconds", 0.0) for line in lines)

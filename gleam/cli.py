@@ -173,7 +173,11 @@ def reconstruct(
         str | None, typer.Option(help="Of the scan, such as auto; as in training if none.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Unrolled steps to take; all if none.", show_default=False)
+        int | None,
+        typer.Option(
+            help="Unrolled steps to take, up to the end of a module; all if none.",
+            show_default=False,
+        ),
     ] = None,
     stop_below: Annotated[
         float | None,

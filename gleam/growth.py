@@ -30,7 +30,8 @@ def grow(
     checkpoints hold the whole network and can be grown again.
 
     Args:
-        checkpoint: of a run with strategy greedy or greedy-parallel.
+        checkpoint: of a run with strategy greedy or greedy-parallel, or the name of a network that
+            ships and was trained so.
         steps: how many to add.
         modules: that the new steps are split into; by default each is as long as those before.
         resume: continue the run in the folder ``out``; starts it if there is none.

@@ -43,7 +43,8 @@ def reconstruct(
             axis if ``kspace`` has one; of size 1 on t; by default estimated from the fully
             sampled centre.
         steps: unrolled steps to take instead of all; of a network trained greedily, every module
-            ends in a reconstruction.
+            ends in a reconstruction. Steps within a module, and those of a network trained end to
+            end, may end in none.
         stop_below: take no more steps on an image that the last one changed by less than this
             fraction of its l2 norm.
         device: "cpu", "cuda" or "auto".
