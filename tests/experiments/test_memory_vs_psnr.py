@@ -421,7 +421,8 @@ def test_speed_is_compared_at_the_same_depth_within_rounds(by_hand):
 
 
 def test_missed_claims_are_printed_as_such(by_hand):
-    text = markdown({"preset": "tiny", "problems": {"knee": by_hand}}, "hand")
+    report = {"title": "By hand", "command": "none", "problems": {"knee": by_hand}}
+    text = markdown(report, "hand")
     assert "- met: greedy-16 (20.00 MB) against backprop-2 (20.00 MB): +6.20 dB ± 0.42" in text
     assert "- missed: greedy-16 (20.00 MB) against backprop-8 (80.00 MB): +0.70 dB" in text
     assert "- missed: poor-8 against backprop-8: -1.00 dB" in text
