@@ -84,17 +84,7 @@ class Batch:
         Raises:
             ValueError: if an image of the batch has no signal or holds NaN or infinity.
         """
-        scale = signal_level(self.zero_filled)
-        finite = all(
-            bool(part.isfinite().all())
-            for part in (self.zero_filled, self.target)
-            if part is not None
-        )
-        if not finite or not torch.all(scale > 0):
-            raise ValueError(
-                "every image of a batch and its target must be finite and not all zero; the "
-                f"levels of the zero-filled images are {scale.tolist()}"
-            )
+        scale = normal_level(self.zero_filled, self.target)
         return replace(
             self,
             kspace=self.kspace / _like(scale, self.kspace),
@@ -112,6 +102,22 @@ class Batch:
             name: change(value) for name, value in values.items() if value is not None
         }
         return replace(self, **changed)
+
+
+def normal_level(zero_filled: Tensor, target: Tensor | None = None) -> Tensor:
+    """The :func:`signal_level` of each zero-filled image, to divide by, ``(batch,)``.
+
+    Raises:
+        ValueError: if an image has no signal, or one or its target holds NaN or infinity.
+    """
+    scale = signal_level(zero_filled)
+    images = [zero_filled] if target is None else [zero_filled, target]
+    if not torch.all(scale > 0) or not all(bool(image.isfinite().all()) for image in images):
+        raise ValueError(
+            "every image of a batch and its target must be finite and not all zero; the "
+            f"levels of the zero-filled images are {scale.tolist()}"
+        )
+    return scale
 
 
 def signal_level(image: Tensor) -> Tensor:

@@ -186,6 +186,13 @@ def reconstruct(
             show_default=False,
         ),
     ] = None,
+    slab: Annotated[
+        int | None,
+        typer.Option(
+            help="Positions along z at a time, of volumes that do not fit the memory at once.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Reconstruct measured k-space with a trained network, your own or one that ships.
@@ -208,7 +215,13 @@ def reconstruct(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         images = reconstruct_and_compare(
-            checkpoint, measured[0], *given, steps=steps, stop_below=stop_below, device=device
+            checkpoint,
+            measured[0],
+            *given,
+            steps=steps,
+            stop_below=stop_below,
+            slab=slab,
+            device=device,
         )
     for warning in caught:
         console.print(f"warning: {warning.message}", highlight=False)

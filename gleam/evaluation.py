@@ -20,6 +20,7 @@ from gleam.config import Config, load_config
 from gleam.data import DataError, Example, Loader, find_scans
 from gleam.metrics import evaluate_scan, evaluate_slice, summarise
 from gleam.shipped import shipped_networks
+from gleam.slabs import Volume
 from gleam.strategies.modules import Network
 from models.unrolled import UnrolledNetwork
 from physics.masks import acceleration
@@ -165,7 +166,7 @@ def reconstructions(
         yield example, batch, batch.rescale(run_network(network, batch.to(device)).cpu())[0]
 
 
-def images_by_step(network: Network, batch: Batch) -> Iterator[Tensor]:
+def images_by_step(network: Network, batch: Batch | Volume) -> Iterator[Tensor]:
     """The image that a network starts from and that after each of its steps, as they are computed.
 
     After the last step of a greedy module it is a reconstruction. Between these, and before the
@@ -182,7 +183,10 @@ def images_by_step(network: Network, batch: Batch) -> Iterator[Tensor]:
 
 
 def run_network(
-    network: Network, batch: Batch, steps: int | None = None, stop_below: float | None = None
+    network: Network,
+    batch: Batch | Volume,
+    steps: int | None = None,
+    stop_below: float | None = None,
 ) -> Tensor:
     """The image after the last step, or an earlier one.
 

@@ -17,7 +17,7 @@ Measured = tuple[Array, Array | None, Array | None]
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Read a ``.npy`` file.
+    """The array of a ``.npy`` file, which is read where and when it is used.
 
     Raises:
         DataError: if it cannot be read.
@@ -27,7 +27,7 @@ def read_array(path: Path) -> np.ndarray:
     if path.suffix != ".npy":
         raise DataError(f"{path} must be a .npy file")
     try:
-        return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as .npy: {error}") from error
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gleam.batch import Batch
 from gleam.build import build_device
 from gleam.evaluation import open_network, run_network
 from gleam.inputs import make_batch
 from gleam.limits import departures, facts
 from gleam.shipped import locate, read_limits
+from gleam.slabs import InSlabs, Volume, read_volumes
 from physics.masks import calibration_lines
 
 
@@ -25,6 +29,7 @@ def reconstruct(
     *,
     steps: int | None = None,
     stop_below: float | None = None,
+    slab: int | None = None,
     device: str = "auto",
 ) -> Tensor:
     """Reconstruct undersampled multi-coil k-space.
@@ -47,6 +52,8 @@ def reconstruct(
             end, may end in none.
         stop_below: take no more steps on an image that the last one changed by less than this
             fraction of its l2 norm.
+        slab: reconstruct volumes so many positions along z at a time, which bounds the memory, see
+            :mod:`gleam.slabs`; k-space and maps may then be memory-mapped.
         device: "cpu", "cuda" or "auto".
 
     Returns:
@@ -56,11 +63,18 @@ def reconstruct(
     Raises:
         CheckpointError: if the checkpoint cannot be used.
         ValueError: if k-space is empty or not finite, shapes do not fit, the mask samples
-            nothing, maps must be estimated and there is no calibration region, or the network
-            has fewer steps.
+            nothing, maps must be estimated and there is no calibration region, the network
+            has fewer steps, or slabs are asked for and it is not one of volumes.
     """
     return reconstruct_and_compare(
-        checkpoint, kspace, mask, maps, steps=steps, stop_below=stop_below, device=device
+        checkpoint,
+        kspace,
+        mask,
+        maps,
+        steps=steps,
+        stop_below=stop_below,
+        slab=slab,
+        device=device,
     )[0]
 
 
@@ -73,31 +87,37 @@ def reconstruct_and_compare(
     *,
     steps: int | None = None,
     stop_below: float | None = None,
+    slab: int | None = None,
     device: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The image of :func:`reconstruct`, and the zero-filled image of the same shape beside it."""
-    network, config = open_network(checkpoint, device)
+    trained, config = open_network(checkpoint, device)
     data = config.data
+    network = trained if slab is None else InSlabs(trained, slab, data.items)
     lines = [calibration_lines(data.mask.calibration, n) for n in np.shape(kspace)[-2:]]
-    batch = make_batch(
-        kspace,
-        mask,
-        maps,
-        items=data.items,
-        map_sets=data.map_sets,
-        calibration=min(lines, default=0),
-        method=data.map_method,
-        crop=data.map_crop,
-    )
-    if batch.maps.shape[1] != data.map_sets:
-        raise ValueError(
-            f"the network was trained with {data.map_sets} coil-map sets, got {batch.maps.shape[1]}"
-        )
+    settings: dict[str, Any] = {
+        "items": data.items,
+        "map_sets": data.map_sets,
+        "calibration": min(lines, default=0),
+        "method": data.map_method,
+        "crop": data.map_crop,
+    }
+    singles: Iterator[Batch | Volume]
+    if slab is None:
+        batch = make_batch(kspace, mask, maps, **settings)
+        singles = (single.normalised() for single in batch.split())
+    else:
+        singles = read_volumes(kspace, mask, maps, slab, **settings)
     limits = read_limits(checkpoint)
     images, zero_filled, found = [], [], []
-    for single in batch.split():  # slice by slice: memory stays that of one image
-        one = single.normalised()
-        found += [facts(one)] if limits else []
+    for one in singles:  # slice by slice: memory stays that of one image
+        sets = one.zero_filled.shape[1]
+        if sets != data.map_sets:
+            raise ValueError(
+                f"the network was trained with {data.map_sets} coil-map sets, got {sets}"
+            )
+        if limits and isinstance(one, Batch):
+            found.append(facts(one))
         one = one.to(build_device(device))
         images.append(one.rescale(run_network(network, one, steps, stop_below)).cpu())
         zero_filled.append(one.rescale(one.zero_filled).cpu())

@@ -32,6 +32,11 @@ class ComplexImages(nn.Module):
         self.network = network
         self.mixed_precision = mixed_precision
 
+    @property
+    def reach(self) -> int:
+        """How many pixels away, along each axis, the network still looks."""
+        return self.network.reach  # type: ignore[return-value]
+
     def forward(self, image: Tensor) -> Tensor:
         """Complex image ``(batch, maps, *space)`` to the same shape and dtype."""
         channels = to_channels(image)

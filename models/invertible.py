@@ -35,6 +35,9 @@ class InvertibleResidual(nn.Module):
         iterations: of the inverse, at most.
         tolerance: bound on the relative error at which they stop.
 
+    Attributes:
+        reach: how many pixels away, along each axis, it still looks.
+
     Raises:
         ValueError: if ``lipschitz`` is not between zero and one, or there are too few layers.
     """
@@ -55,6 +58,7 @@ class InvertibleResidual(nn.Module):
                 f"x + F(x) has an inverse if lipschitz is between 0 and 1, got {lipschitz}"
             )
         self.ndim = ndim
+        self.reach = layers
         self.residual = chain(2 * channels, features, layers, ndim)
         self.lipschitz = lipschitz
         self.iterations = iterations
@@ -116,6 +120,9 @@ class Coupling(nn.Module):
         layers: number of convolutions in each, at least two.
         ndim: number of axes convolved, 2 or 3.
 
+    Attributes:
+        reach: how many pixels away, along each axis, it still looks.
+
     Raises:
         ValueError: if there are too few layers.
     """
@@ -125,6 +132,7 @@ class Coupling(nn.Module):
     ) -> None:
         super().__init__()
         self.ndim = ndim
+        self.reach = 2 * layers
         self.even = channels % 2 == 0
         self.first = chain(channels, features, layers, ndim)
         self.second = chain(channels, features, layers, ndim)

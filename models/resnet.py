@@ -178,6 +178,9 @@ class ResNet(nn.Module):
         ndim: number of axes convolved, 2 or 3.
         padding: ``"zeros"``, or ``"reflect"`` as published (slower, and a copy more).
         separable: in 3D, every convolution a :class:`Separable` one.
+
+    Attributes:
+        reach: how many pixels away, along each axis, it still looks.
     """
 
     def __init__(
@@ -191,6 +194,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.ndim = ndim
+        self.reach = 2 * blocks + 1
         widths = [channels] + [features] * blocks
         self.blocks = nn.Sequential(
             *(ResidualBlock(ndim, inputs, features, padding, separable) for inputs in widths[:-1])
@@ -214,6 +218,9 @@ class ConvNet(nn.Module):
         ndim: number of axes convolved, 2 or 3.
         padding: ``"zeros"`` or ``"reflect"``.
         separable: in 3D, every convolution a :class:`Separable` one.
+
+    Attributes:
+        reach: how many pixels away, along each axis, it still looks.
     """
 
     def __init__(
@@ -227,6 +234,7 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         self.ndim = ndim
+        self.reach = layers
         wide = partial(convolution, ndim, padding=padding, separable=separable)
         widths = [channels] + [features] * (layers - 1) + [channels]
         stack: list[nn.Module] = []

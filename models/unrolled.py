@@ -218,6 +218,12 @@ class UnrolledNetwork(nn.Module):
         self.hidden = hidden
         self.invertible = all(getattr(step, "invertible", False) for step in self.steps)
 
+    @property
+    def reach(self) -> int:
+        """How many pixels away the regularizer of a step still looks."""
+        steps: list[Any] = [*self.steps]
+        return max(step.regularizer.reach for step in steps)
+
     def start(self, batch: Measurements) -> Tensor:
         """The state before the first step: the zero-filled image, hidden channels zero.
 

@@ -6,7 +6,7 @@ index ``n // 2`` of every axis.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -62,15 +62,51 @@ def espirit(
             sampled or smaller than the kernel.
     """
     block = calibration_block(kspace, calibration, kernel_size)
-    if not 1 <= sets <= kspace.shape[1]:
-        raise ValueError(f"sets must be 1 .. {kspace.shape[1]}, the number of coils, got {sets}")
     maps = kspace.new_empty(len(kspace), sets, *kspace.shape[1:])
     for sample, data in zip(maps, block, strict=True):
-        coefficients = _coefficients(data, kernel_size, threshold)
-        _fill(sample, coefficients, _virtual_coil(data), _CROP if crop == "auto" else crop)
+        fill_espirit(sample, data, kernel_size, threshold, _CROP if crop == "auto" else crop)
     if crop == "auto":
         maps *= object_support(block, kspace.shape[2:])[:, None, None]
     return maps
+
+
+@torch.no_grad()
+def fill_espirit(
+    maps: Tensor,
+    block: Tensor,
+    kernel_size: int = 6,
+    threshold: float = 0.02,
+    crop: float = _CROP,
+) -> None:
+    """Write the maps of :func:`espirit` where they are to be, such as in a memory-mapped file.
+
+    Holds little beside them.
+
+    Args:
+        maps: to be written, complex ``(sets, coils, *space)``.
+        block: the fully sampled centre of k-space ``(coils, *calibration)``.
+        kernel_size: as for :func:`espirit`.
+        threshold: likewise.
+        crop: likewise, a number.
+
+    Raises:
+        ValueError: if there are more sets than coils.
+    """
+    sets, coils = maps.shape[:2]
+    if not 1 <= sets <= coils:
+        raise ValueError(f"sets must be 1 .. {coils}, the number of coils, got {sets}")
+    coefficients, reference = _coefficients(block, kernel_size, threshold), _virtual_coil(block)
+    space = maps.shape[2:]
+    coarse = _coarse(coefficients, reference, space) if sets == 1 else None
+    lines = [_positions(n, maps.device) for n in space]
+    for rows in _thin(space):
+        positions = [lines[0][rows], *lines[1:]]
+        matrices = _matrices(coefficients, positions)
+        if coarse is None:
+            vectors, values = _eigen(matrices, sets)
+        else:
+            vectors, values = _refine(matrices, _interpolate(coarse, positions))
+        maps[:, :, rows] = _align(vectors, reference) * (values >= crop).unsqueeze(1)
 
 
 def sense_combine(kspace: Tensor, maps: Tensor, axes: Sequence[int] = (-2, -1)) -> Tensor:
@@ -119,24 +155,21 @@ def _coefficients(block: Tensor, kernel_size: int, threshold: float) -> Tensor:
     return sums.reshape(*[width] * ndim, coils, coils) / kernel_size**ndim
 
 
-def _fill(maps: Tensor, coefficients: Tensor, reference: Tensor, crop: float) -> None:
-    """Write the maps ``(sets, coils, *space)`` of one sample, slab by slab of the first axis."""
-    sets, space = maps.shape[0], maps.shape[2:]
+def _coarse(coefficients: Tensor, reference: Tensor, space: Sequence[int]) -> Tensor:
+    """Leading eigenvectors ``(coils, *grid)`` on the grid from which they are interpolated."""
     grid = [min(n, _GRID) for n in space]
-    coarse = None
-    if sets == 1:
-        start = _matrices(coefficients, [_positions(m, maps.device) for m in grid])
-        coarse = _align(_eigen(start, 1)[0], reference)[0]
-    lines = [_positions(n, maps.device) for n in space]
-    for part in torch.arange(space[0]).split(max(1, _SLAB // math.prod(space[1:]))):
-        rows = slice(int(part[0]), int(part[-1]) + 1)
-        positions = [lines[0][rows], *lines[1:]]
-        matrices = _matrices(coefficients, positions)
-        if coarse is None:
-            vectors, values = _eigen(matrices, sets)
-        else:
-            vectors, values = _refine(matrices, _interpolate(coarse, positions))
-        maps[:, :, rows] = _align(vectors, reference) * (values >= crop).unsqueeze(1)
+    lines = [_positions(n, coefficients.device) for n in grid]
+    parts = [
+        _eigen(_matrices(coefficients, [lines[0][rows], *lines[1:]]), 1)[0] for rows in _thin(grid)
+    ]
+    return _align(torch.cat(parts, 2), reference)[0]
+
+
+def _thin(space: Sequence[int]) -> Iterator[slice]:
+    """Slabs of the first axis, so that what is computed in one stays in the cache."""
+    rows = max(1, _SLAB // math.prod(space[1:]))
+    for first in range(0, space[0], rows):
+        yield slice(first, first + rows)
 
 
 def _positions(n: int, device: torch.device) -> Tensor:

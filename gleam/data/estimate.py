@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from physics.calibration import MAP_METHODS
+from physics.coils import fill_espirit
 from physics.fourier import fft
 from physics.masks import calibration_size
+from physics.support import calibration_block
 
 SMALLEST_CALIBRATION = 8  # samples along every axis
 ESPIRIT_CROP = 0.8
@@ -74,6 +76,29 @@ def estimate_maps(
     else:
         maps = torch.cat([estimate(kspace[n, None], f"slice {n}: ") for n in range(len(kspace))])
     return (maps.unsqueeze(-3) if dynamic else maps).contiguous()
+
+
+@torch.no_grad()
+def fill_volume_maps(
+    maps: Tensor, centre: Tensor, calibration: int = 24, crop: float | None = None
+) -> None:
+    """ESPIRiT maps of a volume, as :func:`estimate_maps` makes them, written where they are to be.
+
+    Of the k-space it needs the centre only, and it holds little beside the maps.
+
+    Args:
+        maps: to be written, complex64 ``(sets, coils, slices, y, x)``.
+        centre: complex64 ``(slices, coils, y, x)``, at least ``calibration`` samples, or all
+            there are, along y and x.
+        calibration: as for :func:`estimate_maps`.
+        crop: likewise, a number.
+
+    Raises:
+        ValueError: if k-space has no sampled centre.
+    """
+    whole = _transformed(centre)[None]
+    block = calibration_block(whole, _sampled_block(whole, calibration, ""))[0]
+    fill_espirit(maps, block, crop=ESPIRIT_CROP if crop is None else crop)
 
 
 def _transformed(kspace: Tensor) -> Tensor:

@@ -5,8 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from gleam.batch import Batch
+from models.complex import ComplexImages
+from models.invertible import Coupling, InvertibleResidual
+from models.resnet import ConvNet, ResNet
 from models.unrolled import MoDLStep, ProximalGradientStep, UnrolledNetwork
-from tests.helpers import dense, make_batch, make_network, normal, relative
+from tests.helpers import dense, make_batch, make_network, normal, perturb, relative, seeded
 
 DOUBLE = torch.complex128
 KINDS = pytest.mark.parametrize("kind", ["pgd", "modl"])
@@ -241,3 +244,23 @@ def test_a_network_does_not_modify_its_batch(kind):
 def test_a_network_without_steps_is_refused():
     with pytest.raises(ValueError, match="at least one step, got 0"):
         UnrolledNetwork(nn.Identity, 0)
+
+
+REGULARIZERS = {
+    "resnet": lambda: ComplexImages(ResNet(2, 6, blocks=2, ndim=3)),
+    "separable resnet": lambda: ComplexImages(ResNet(2, 6, blocks=1, ndim=3, separable=True)),
+    "convnet": lambda: ComplexImages(ConvNet(2, 6, layers=4, ndim=3)),
+    "residual": lambda: InvertibleResidual(1, 6, layers=3, ndim=3),
+    "coupling": lambda: Coupling(1, 6, layers=2, ndim=3),
+}
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_a_regularizer_looks_as_far_as_its_reach_and_no_further(name):
+    with seeded():
+        regularizer = perturb(REGULARIZERS[name](), scale=1.0).double()
+    reach = UnrolledNetwork(lambda: ProximalGradientStep(regularizer), 2).reach
+    image = normal(1, 1, 15, 3, 3, dtype=torch.complex128).requires_grad_()
+    regularizer(image)[0, 0, 7].abs().sum().backward()
+    seen = image.grad[0, 0].abs().sum((1, 2)) > 0
+    assert seen.nonzero().flatten().tolist() == [*range(7 - reach, 8 + reach)]
