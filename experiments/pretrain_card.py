@@ -13,6 +13,7 @@ from gleam.shipped import NOTICE, SUFFIX
 
 Summary = dict[str, dict[str, dict[str, float]]]
 METHODS = ("zero-filled", "CG-SENSE", "L1-wavelet", "total variation", "network")
+STEPS = {"pgd": "proximal gradient", "modl": "MoDL"}
 TITLES = {
     "anatomy": "By anatomy and acceleration",
     "matrix": "By matrix, R = 4",
@@ -54,10 +55,10 @@ def write_card(
     count = sum(value.numel() for value in content["network"].values())
     parts = [
         f"# {name}\n",
-        f"**{name} is {NOTICE}.** It invents nothing on purpose, but like every learned "
-        "reconstruction it can lose or alter detail without a sign of it.\n",
+        f"**{name} is {NOTICE}.** Like every learned reconstruction it can lose or alter detail "
+        "without a sign of it.\n",
         "## What it is\n",
-        f"An unrolled network of {network.steps} {network.step.upper()} steps with CNNs of "
+        f"An unrolled network of {network.steps} {STEPS[network.step]} steps with CNNs of "
         f"{network.features} features, {count} parameters, trained as {config.modules} greedy "
         f"modules in {content['iteration']} iterations of batch {config.training.batch_size} by "
         f"`gleam/configs/{name}.yaml`. It takes multi-coil Cartesian k-space of 2D images "

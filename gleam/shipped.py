@@ -39,13 +39,13 @@ def write_weights(path: Path, content: Mapping[str, Any], limits: Limits) -> Non
         content: of the checkpoint, see :func:`gleam.checkpoint.read_checkpoint`.
         limits: of what the network was trained on.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     described = {**{key: content[key] for key in KEYS}, "limits": limits}
     temporary = path.with_name(path.name + ".partial")
     # Copies, because the steps of a network may share weights, which the format refuses.
     weights = {name: value.clone() for name, value in content["network"].items()}
-    save_file(weights, temporary, {"gleam": json.dumps(described)})
+    temporary.write_bytes(save(weights, {"gleam": json.dumps(described)}))
     os.replace(temporary, path)
 
 
