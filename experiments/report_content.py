@@ -184,10 +184,8 @@ def _zero_filled(results: Results, name: str) -> list[Block]:
 
 
 def _sentence(outcome: Outcome) -> str:
-    reason = f" Likely reason: {outcome.reason}." if outcome.reason else ""
     title = outcome.title.partition(":")[0]
-    goal = f"; goal {outcome.goal}" if outcome.goal else ""
-    return f"{title}: {outcome.text}{goal}.{reason}"
+    return f"{title}: {outcome.text}" + (f"; goal {outcome.goal}" if outcome.goal else "")
 
 
 def _parallel(problem: Row) -> list[Block]:

@@ -72,7 +72,7 @@ def draw_anytime(target: Path, variants: Mapping[str, Sequence[Row]], title: str
         line = "-" if len(ends) > 2 else ""
         axes.errorbar(
             ends, mean[ends], spread, color=colour, marker=marker, linestyle=line, label=name,
-            linewidth=1.4, markersize=5, capsize=3,
+            linewidth=1.4, markersize=5, capsize=3, zorder=3 if line else 4,
         )  # fmt: skip
     axes.set_xlabel("unrolled steps taken")
     axes.set_ylabel("PSNR of the test cases [dB]")
