@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import dedent
 from typing import Any
 
 from experiments.provenance import as_markdown
@@ -14,10 +15,9 @@ METRICS = {"psnr": 2, "ssim": 4}  # and their digits
 
 NOTES = f"""
 - Only the T2 brain was measured with its coils. Of the FLAIR head and the chests there are
-  magnitudes: their {COILS} coils, phase and noise (SNR {SNR:g}) are simulated, by the code that
-  makes training data too, so that they test anatomy and contrast, not physics ("{SIMULATED}").
-  Chests have pixels of {PIXEL} mm, which is assumed, and were interpolated before they were
-  published.
+  magnitudes. Their {COILS} coils, phase and noise (SNR {SNR:g}) are simulated ("{SIMULATED}") by
+  the code that makes training data too: they test anatomy and contrast, not physics. Chests have
+  pixels of {PIXEL} mm, which is assumed, and were interpolated before they were published.
 - The simulator was compared with the T2 slice and the chests while it was built.
 - Cases: the T2 brain is one slice under several masks; head slices are those of one person; chests
   are spread over the file. Images keep their size. Every case has a mask seed of its own.
@@ -78,9 +78,8 @@ def markdown(report: Mapping[str, Any], method: str) -> str:
     command, _, explanation = method.partition("\n\n")[2].partition("\n\n")
     lines = [
         "# Trained networks on real scans\n",
-        f"```\n{command}\n```\n",
-        explanation,
-        NOTES,
+        f"```\n{dedent(command)}\n```\n",
+        explanation + NOTES,
         "| data set | mask | method | cases | PSNR [dB] | SSIM |\n|---|---|---|---|---|---|",
         *[
             f"| {row['data_set']} | {row['mask']} | {row['method']} | {row['psnr']['count']} | "
@@ -99,7 +98,7 @@ def markdown(report: Mapping[str, Any], method: str) -> str:
         "",
         *[_network(name, facts) for name, facts in report["networks"].items()],
         *[_picture(name) for name in dict.fromkeys(row["data_set"] for row in report["summary"])],
-        f"{report['processor_seconds']:.0f} s of processor time; "
+        f"\n{report['processor_seconds']:.0f} s of processor time; "
         + as_markdown(report["provenance"]),
     ]
     return "\n".join(lines)
@@ -117,13 +116,12 @@ def _cell(row: Row, key: str, sign: str = "") -> str:
 
 def _network(name: str, facts: Mapping[str, Any]) -> str:
     mask = facts["trained_with"]
-    kinds, factors = (
-        ", ".join(f"{value}" for value in choices(mask[key])) for key in ("kind", "acceleration")
-    )
+    kinds = ", ".join(choices(mask["kind"])).replace("_", " ")
+    factors = ", ".join(f"{factor:g}" for factor in choices(mask["acceleration"]))
     return (
-        f"- {name}: weights {facts['weights']}, {facts['network']['steps']} steps of "
-        f"{facts['network']['step']}, {facts['strategy']['name']}; trained with "
-        f"{kinds.replace('_', ' ')}, R = {factors}, calibration {mask['calibration']}"
+        f"- {name}: weights {facts['weights']}, {facts['network']['steps']} "
+        f"{facts['network']['step']} steps, {facts['strategy']['name']}; trained with {kinds}, "
+        f"R = {factors}, calibration {mask['calibration']}"
     )
 
 

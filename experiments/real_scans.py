@@ -3,13 +3,13 @@
     python -m experiments.real_scans --data FOLDER [--checkpoint NAME=PATH ...] [--out FOLDER]
         [--publish]
 
-FOLDER holds the files of :mod:`experiments.real_data`; only the T2 brain comes with its coils, of
-the others phase, coils and noise are simulated. The networks that ship with the library are always
-among those tested. 2D networks see the slices, 3D networks a slab of the head. A network is tested
-with those of the standard masks that its own configuration trained it for, or else with its own
-kind at the least and the greatest of its accelerations. Calibration, shutter, partial Fourier and
-how coil maps are estimated are its own too. Networks with the same settings share what classical
-methods make of them.
+FOLDER holds the files that experiments/real_data.py lists; only the T2 brain comes with its coils,
+of the others phase, coils and noise are simulated. The networks that ship with the library are
+always among those tested. 2D networks see the slices, 3D networks a slab of the head. A network is
+tested with those of the standard masks that its own configuration trained it for, or else with its
+own kind at the least and the greatest of its accelerations. Calibration, shutter, partial Fourier
+and how coil maps are estimated are its own too. Networks with the same settings share what
+classical methods make of them.
 """
 
 from __future__ import annotations
