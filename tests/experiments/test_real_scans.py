@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import gleam.evaluation
 from experiments import real_data, real_scans, real_settings
 from experiments.real_report import compare
 from experiments.real_settings import Setting, Trained
+from gleam.baselines import best_weight
 from gleam.build import build_network
 from gleam.checkpoint import save_checkpoint
 from gleam.config import dump_config
@@ -81,6 +83,7 @@ def report(folder: Path, networks: dict[str, Path], tmp_path_factory) -> dict[st
         patch.setattr(real_data, "CHEST_SLICES", 1)
         patch.setattr(real_data, "PLANES", 8)
         patch.setattr(gleam.evaluation, "L1_WEIGHTS", (0.01,))
+        patch.setattr(gleam.evaluation, "best_weight", partial(best_weight, iterations=10))
         out = tmp_path_factory.mktemp("results")
         return {"out": out, **real_scans.run(folder, networks, out)}
 
