@@ -15,7 +15,7 @@ def keep_freed_memory() -> None:
     By default glibc returns large blocks at once, and the system has to map and clear every page
     again: in a training step a quarter to almost half of the time. What the process holds stays
     near its peak instead, and above that for the gaps between blocks: with volumes of over 32 MiB
-    a tensor, 14 % to 1.7 times were seen. Does nothing with other C libraries.
+    a tensor, 14 % to 1.8 times were seen. Does nothing with other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
