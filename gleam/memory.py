@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -210,5 +211,10 @@ def process_peak_rss() -> int:
     """
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux; getrusage also counts the process that started this one
+        peak = status.read_text(encoding="ascii", errors="replace").partition("VmHWM:")[2]
+        if peak:
+            return int(peak.split()[0]) * 1024
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage if sys.platform == "darwin" else usage * 1024  # macOS counts bytes, Linux KiB

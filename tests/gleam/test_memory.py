@@ -1,4 +1,7 @@
 import gc
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,3 +234,11 @@ def test_process_memory_is_plausible_in_bytes_and_comes_with_the_peak(x):
     with PeakMemory() as result:
         x.exp()
     assert 50e6 < before <= result.rss < 1e12
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
+def test_the_memory_of_the_process_that_started_this_one_does_not_count():
+    large = torch.ones(1 << 28)  # 1 GiB, resident when the child starts
+    code = "from gleam.memory import process_peak_rss; print(process_peak_rss())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < large.nbytes < process_peak_rss()
