@@ -156,7 +156,7 @@ def build_source(
         partial(estimate_maps, method=config.map_method, crop=config.map_crop),
         items=config.items,
         sets=config.map_sets,
-        calibration=config.mask.calibration,
+        calibration=config.map_calibration,
         cache=cache or Cache(round(config.cache * GIBIBYTE)),
         skip_bad=config.skip_bad,
     )

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gleam.data.estimate import SMALLEST_CALIBRATION
-from physics.masks import calibration_lines
+from gleam.data.estimate import SMALLEST_CALIBRATION, calibration_extent
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -21,6 +20,7 @@ Kind = Literal[
     "poisson_disc",
     "kt_variable_density",
 ]
+AVERAGE_CALIBRATION = 24
 POINTS = ("uniform_random", "poisson_disc")
 CONTRASTS = {"brain": ("T1w", "T2w", "PDw", "FLAIR"), "knee": ("PD", "PDFS"), "heart": ()}
 ITEMS_OF = {
@@ -49,7 +49,8 @@ class MaskConfig(Section):
     acceleration: Acceleration | Annotated[list[Acceleration], Field(min_length=1)] = 4.0
     """One value, or several of which each example draws one, at every visit in training."""
     calibration: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 24
-    """Fully sampled central lines, or their share; coil maps are estimated from them."""
+    """Fully sampled central lines, or their share; coil maps are estimated from them, those of
+    kt_variable_density from 24 lines of the average over time."""
     shutter: bool = False
     """Leave out the corners of k-space (uniform_random and poisson_disc)."""
     partial_fourier: Annotated[float, Field(gt=0.5, le=1)] = 1.0
@@ -116,6 +117,17 @@ class DataConfig(Section):
         """Number of axes of an image."""
         return 3 if self.items in ("volumes", "cines") else 2
 
+    @property
+    def map_calibration(self) -> int | float:
+        """Central lines that coil maps are estimated from, or their share.
+
+        Those of the mask, but for ky-t sampling: it has other lines in every frame, and the average
+        over time, from which maps come, has far more in the centre than one frame.
+        """
+        if choices(self.mask.kind) == ["kt_variable_density"]:
+            return AVERAGE_CALIBRATION
+        return self.mask.calibration
+
     @model_validator(mode="after")
     def _masks_fit(self) -> DataConfig:
         for kind in choices(self.mask.kind):
@@ -146,8 +158,7 @@ class DataConfig(Section):
         rows = self.size[0] if self.items == "volumes" else self.size[-2]
         if self.slab and self.slab > rows:
             raise ValueError(f"slab = {self.slab} must not exceed the {rows} rows of size")
-        lines = [calibration_lines(self.mask.calibration, n) for n in self.size[-2:]]
-        if min(lines) < SMALLEST_CALIBRATION:
+        if calibration_extent(self.map_calibration, self.size[-2:]) < SMALLEST_CALIBRATION:
             raise ValueError(
                 f"mask.calibration = {self.mask.calibration} must give at least "
                 f"{SMALLEST_CALIBRATION} lines: coil maps are estimated from it"

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from gleam.batch import Batch
 from gleam.build import build_device
+from gleam.data.estimate import calibration_extent
 from gleam.evaluation import open_network, run_network
 from gleam.inputs import make_batch
 from gleam.limits import departures, facts
 from gleam.shipped import locate, read_limits
 from gleam.slabs import InSlabs, Volume, read_volumes
-from physics.masks import calibration_lines
 
 
 def reconstruct(
@@ -94,11 +94,10 @@ def reconstruct_and_compare(
     trained, config = open_network(checkpoint, device)
     data = config.data
     network = trained if slab is None else InSlabs(trained, slab, data.items)
-    lines = [calibration_lines(data.mask.calibration, n) for n in np.shape(kspace)[-2:]]
     settings: dict[str, Any] = {
         "items": data.items,
         "map_sets": data.map_sets,
-        "calibration": min(lines, default=0),
+        "calibration": calibration_extent(data.map_calibration, np.shape(kspace)[-2:]),
         "method": data.map_method,
         "crop": data.map_crop,
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 from physics.calibration import MAP_METHODS
 from physics.coils import fill_espirit
 from physics.fourier import fft
-from physics.masks import calibration_size
+from physics.masks import calibration_lines, calibration_size
 from physics.support import calibration_block
 
 SMALLEST_CALIBRATION = 8  # samples along every axis
@@ -99,6 +99,20 @@ def fill_volume_maps(
     whole = _transformed(centre)[None]
     block = calibration_block(whole, _sampled_block(whole, calibration, ""))[0]
     fill_espirit(maps, block, crop=ESPIRIT_CROP if crop is None else crop)
+
+
+def calibration_extent(calibration: int | float, plane: Sequence[int]) -> int:
+    """Side of the block that maps are estimated from: lines, or a share of them, if there are.
+
+    Args:
+        calibration: as :func:`physics.masks.calibration_lines` takes it.
+        plane: sizes along y and x.
+    """
+    whole = isinstance(calibration, int)
+    return min(
+        (calibration_lines(min(calibration, n) if whole else calibration, n) for n in plane),
+        default=0,
+    )
 
 
 def _transformed(kspace: Tensor) -> Tensor:

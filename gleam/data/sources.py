@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from gleam.data.cache import Cache
+from gleam.data.estimate import calibration_extent
 from gleam.data.examples import Example
 from gleam.data.oversampling import acquired_kept, rows_kept
 from gleam.data.scan import DataError, Scan
-from physics.masks import calibration_lines
 from physics.preparation import remove_oversampling
 
 ITEMS = ("slices", "volumes", "frames", "cines")
@@ -168,8 +168,8 @@ class ScanSource:
         return self._cache.get((scan.path, scan.name), scan.kspace)[part]
 
     def _estimated(self, kspace: Tensor, scan: Scan, part: slice) -> Tensor:
-        lines = [calibration_lines(self._calibration, n) for n in kspace.shape[-2:]]
-        options: dict[str, Any] = {"calibration": min(lines), "sets": self._sets}
+        extent = calibration_extent(self._calibration, kspace.shape[-2:])
+        options: dict[str, Any] = {"calibration": extent, "sets": self._sets}
         options |= {"volume": self._kind == "volumes"}
         try:
             maps = self._estimate(kspace, dynamic=scan.dynamic, **options)

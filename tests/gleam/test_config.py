@@ -469,3 +469,11 @@ def test_settings_of_workers_are_for_parallel_training(key, value):
 def test_parallel_modules_are_as_many_as_steps_unless_told_otherwise():
     assert load_config({"strategy": "greedy-parallel"}).modules == 8
     assert load_config({"strategy": "greedy-parallel"}, **{"strategy.modules": 4}).modules == 4
+
+
+def test_maps_of_ky_t_sampling_come_from_more_lines_than_a_frame_has_in_the_centre():
+    mask = {"kind": "kt_variable_density", "acceleration": 12, "calibration": 2}
+    cines = {"anatomy": "heart", "items": "cines", "size": (4, 96, 128)}
+    assert load_config({"data": {**cines, "mask": mask}}).data.map_calibration == 24
+    others = {"kind": ["kt_variable_density", "random_columns"], "calibration": 8}
+    assert load_config({"data": {**cines, "mask": others}}).data.map_calibration == 8
