@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from physics.fourier import fft, ifft
-
 # Up to twice as fast as all coils at once on a CPU, and their memory is that of one group.
 CPU_GROUP_BYTES = 1_000_000
 GPU_GROUP_BYTES = 250_000_000
@@ -40,23 +38,29 @@ class Sense:
         _check_parts(maps, mask, self.axes)
         self.maps = maps
         self.mask = mask
-        self._conjugate = maps.conj().resolve_conj()
-        # F^H M F is the identity along axes on which M is constant, and along the others a
-        # circular convolution, which commutes with shifts: shift the mask once, never the image.
+        # A centred transform of n points is a plain one between two multiplications with the same
+        # phases, exp(2 pi i (n // 2) k / n). Those of the image are part of the maps; those of
+        # k-space cancel in the normal operator. No shift is left.
+        self._phases = _centring_phases(maps, mask, self.axes)
+        self._modulated = maps * self._phases.unsqueeze(1)
+        # F^H M F is the identity along axes on which M is constant. And as the transform is
+        # symmetric, F^H z is conj(F conj(z)): one multiplication weights and conjugates.
         self._varying = tuple(axis for axis in self.axes if mask.shape[axis] > 1)
-        weights = torch.fft.ifftshift(mask, dim=self._varying) if self._varying else mask
-        self._weights = weights.square()
+        weights = mask.square() / math.prod(mask.shape[axis] for axis in self._varying)
+        self._weights = torch.stack([weights, -weights], -1)
         self._groups = _group_coils(maps, mask)
 
     def forward(self, image: Tensor) -> Tensor:
         """Image ``(batch, maps, *space)`` to undersampled k-space ``(batch, coils, *space)``."""
         self._check_input(image, "maps", self.maps.shape[1])
-        return fft(self._expand(image, slice(None)), self.axes) * self.mask
+        coils = torch.fft.fftn(self._expand(image, slice(None)), dim=self.axes)
+        return coils.mul_(self._filter())
 
     def adjoint(self, kspace: Tensor) -> Tensor:
         """K-space ``(batch, coils, *space)`` to coil-combined image ``(batch, maps, *space)``."""
         self._check_input(kspace, "coils", self.maps.shape[2])
-        return self._combine(ifft(kspace * self.mask, self.axes), slice(None))
+        coils = (kspace * self._filter().conj()).conj_physical_()
+        return self._combine(torch.fft.fftn(coils, dim=self.axes), slice(None)).conj_physical()
 
     def normal(self, image: Tensor) -> Tensor:
         """``adjoint(forward(image))``, with transforms only along axes on which the mask varies."""
@@ -65,29 +69,34 @@ class Sense:
         result = self._normal_of(image, first)
         for group in others:
             result = result.add_(self._normal_of(image, group))
-        return result
+        return result.conj_physical_()
 
     def _normal_of(self, image: Tensor, group: slice) -> Tensor:
-        """The part of the normal operator that some coils contribute."""
+        """The conjugate of what some coils contribute to the normal operator."""
         coils = self._expand(image, group)
         if self._varying:
             # One name: of the largest temporaries, two are alive at a time.
-            coils = torch.fft.fftn(coils, dim=self._varying).mul_(self._weights)
-            coils = torch.fft.ifftn(coils, dim=self._varying)
-        else:
-            coils = coils * self._weights
+            coils = torch.fft.fftn(coils, dim=self._varying)
+        torch.view_as_real(coils).mul_(self._weights)
+        if self._varying:
+            coils = torch.fft.fftn(coils, dim=self._varying)
         return self._combine(coils, group)
+
+    def _filter(self) -> Tensor:
+        """What a plain transform lacks in k-space: the mask, phases and scale."""
+        points = math.prod(self._phases.shape[axis] for axis in self.axes)
+        return self._phases * (self.mask / math.sqrt(points))
 
     def _expand(self, image: Tensor, group: slice) -> Tensor:
         if self.maps.shape[1] == 1:
-            return self.maps[:, 0, group] * image
-        return (self.maps[:, :, group] * image.unsqueeze(2)).sum(1)
+            return self._modulated[:, 0, group] * image
+        return (self._modulated[:, :, group] * image.unsqueeze(2)).sum(1)
 
     def _combine(self, coils: Tensor, group: slice) -> Tensor:
-        # Overwrites its argument: the coil images are the largest temporary there is.
+        """The conjugate of the coils' combination; overwrites its argument, which is large."""
         if self.maps.shape[1] == 1:
-            return coils.mul_(self._conjugate[:, 0, group]).sum(1, keepdim=True)
-        return (self._conjugate[:, :, group] * coils.unsqueeze(1)).sum(2)
+            return coils.mul_(self._modulated[:, 0, group]).sum(1, keepdim=True)
+        return (self._modulated[:, :, group] * coils.unsqueeze(1)).sum(2)
 
     def _check_input(self, tensor: Tensor, name: str, channels: int) -> None:
         space = torch.broadcast_shapes(self.maps.shape[3:], self.mask.shape[2:])
@@ -106,6 +115,20 @@ class Sense:
             raise ValueError(
                 f"the batch of maps and mask is {batches.pop()}, that of the {name} {len(tensor)}"
             )
+
+
+def _centring_phases(maps: Tensor, mask: Tensor, axes: Sequence[int]) -> Tensor:
+    """What a centred transform is multiplied with before and behind, ``(1, 1, *space)``."""
+    space = torch.broadcast_shapes(maps.shape[3:], mask.shape[2:])
+    turns = torch.zeros((), dtype=torch.float64, device=maps.device)
+    for axis in axes:
+        n = space[axis]
+        line = (
+            torch.arange(n, dtype=turns.dtype, device=maps.device) - (n // 2) / 2
+        )  # halves of the constant phase
+        turns = turns + ((n // 2) * line / n).remainder(1).view(-1, *[1] * (-1 - axis))
+    phases = torch.polar(torch.ones_like(turns), 2 * math.pi * turns)
+    return phases.to(maps.dtype).view(1, 1, *[1] * (len(space) - phases.ndim), *phases.shape)
 
 
 def _group_coils(maps: Tensor, mask: Tensor) -> list[slice]:

@@ -145,8 +145,8 @@ def test_gradients_left_from_before_count_until_they_are_freed():
 def test_batches_that_share_tensors_count_them_once_and_what_they_computed_is_input():
     batch = measurements()
     assert parts_of(gains("backprop"), batch, batch.to("cpu"))["inputs"] == INPUTS
-    image = batch.zero_filled  # and the operator's conjugate maps and squared weights
-    assert parts_of(gains("backprop"), batch)["inputs"] == INPUTS + 2 * 8 * N + 4 * 40
+    image = batch.zero_filled  # and the operator's maps, phases and pairs of squared weights
+    assert parts_of(gains("backprop"), batch)["inputs"] == INPUTS + 3 * 8 * N + 2 * 4 * 40
     assert image.shape == (1, 1, 25, 40)
 
 

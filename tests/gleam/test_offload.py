@@ -131,7 +131,7 @@ def test_parameters_buffers_and_the_batch_stay(kind):
         *network.parameters(),
         network.weight_of_all,
         *(batch.kspace, batch.mask, batch.maps, batch.target, batch.zero_filled),
-        *(operator._conjugate, operator._weights),
+        *(operator._modulated, operator._weights),
     ]
     assert not {tensor.data_ptr() for tensor in lasting} & set(lane.sent)
     assert len(lane.sent) > 10
