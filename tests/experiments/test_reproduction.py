@@ -205,3 +205,18 @@ def test_one_strategy_can_be_run_alone_and_uses_what_is_there(
     found = alone["problems"]["pgd-R4"]["rows"]
     assert [row["variant"] for row in found] == ["invertible-8"]
     assert found[0]["psnr_mean"] == rows["invertible-8"]["psnr_mean"]
+
+
+def test_greedy_variants_can_be_trained_through_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Asked(Exception):
+        pass
+
+    def train_all(runs: list[Any], jobs: int) -> None:
+        raise Asked({run.config.strategy.name for run in runs}, jobs)
+
+    monkeypatch.setattr(reproduction, "train_all", train_all)
+    with pytest.raises(Asked) as found:
+        knee2d.run("greedy-parallel", out=tmp_path)
+    assert found.value.args == ({"greedy-parallel"}, 1)
