@@ -1,0 +1,1 @@
+"""Other packages' networks and loops, trained by this library's strategies."""
