@@ -1,1 +1,1 @@
-"""Other packages' networks and loops, trained by this library's strategies."""
+"""Other packages: their speed beside this one's, and their networks under its strategies."""

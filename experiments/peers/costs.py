@@ -47,7 +47,9 @@ def load(name: str) -> ModuleType:
         SystemExit: if the package cannot be used; says how to install it.
     """
     if not imports(name.partition(".")[0]):
-        raise SystemExit(f"{name} cannot be imported; experiments/peers/README.md says how to get it")
+        raise SystemExit(
+            f"{name} cannot be imported; experiments/peers/README.md says how to get it"
+        )
     return importlib.import_module(name)
 
 

@@ -7,8 +7,8 @@ iterations, which trains end to end; greedy modules need one for each, so that t
 network twice, as deepinv's MoDL and as its HQS with a list of denoisers. Wrapped and not, both give
 the same image bit for bit, which is checked first. Activations are what is neither parameter,
 gradient, optimizer state (Adam) nor input, at the peak. Times are of the processor, medians over
-rounds, and medians of the ratio within a round; deepinv's conjugate gradients stop at a tolerance, so
-that they follow the weights too.
+rounds, and medians of the ratio within a round; they follow the weights too, for deepinv's
+conjugate gradients stop at a tolerance.
 """
 
 from __future__ import annotations
