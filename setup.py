@@ -42,6 +42,7 @@ setup(
             "types-PyYAML",
             "scikit-image>=0.22",
             "scipy>=1.11",
+            "pytorch-lightning>=2.5",
         ],
         "noncartesian": ["mri-nufft>=1.5.1", "finufft>=2.4"],
         "tensorboard": ["tensorboard>=2.15"],

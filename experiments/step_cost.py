@@ -90,18 +90,21 @@ def ratio(times: Mapping[str, list[float]], name: str, other: str) -> float:
 
 
 def alternate(
-    runs: Mapping[str, Callable[[], object]], repeats: int, device: str
+    runs: Mapping[str, Callable[[], object]],
+    repeats: int,
+    device: str,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each run in every round; the first two rounds do not count."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(repeats + 2):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if device != "cpu":
                 torch.cuda.synchronize()
             if number > 1:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return times
 
 

@@ -27,9 +27,11 @@ def _check_neighbours() -> None:
 
 _check_neighbours()
 
-from gleam.evaluation import evaluate, load, pretrained  # noqa: E402 (only once the packages are ours)
+from gleam.adapters import wrap  # noqa: E402 (only once the packages are ours)
+from gleam.evaluation import evaluate, load, pretrained  # noqa: E402
+from gleam.exporting import export  # noqa: E402
 from gleam.growth import grow  # noqa: E402
 from gleam.reconstruction import reconstruct  # noqa: E402
 from gleam.trainer import train  # noqa: E402
 
-__all__ = ["evaluate", "grow", "load", "pretrained", "reconstruct", "train"]
+__all__ = ["evaluate", "export", "grow", "load", "pretrained", "reconstruct", "train", "wrap"]

@@ -1,7 +1,8 @@
-"""Training losses between a complex image and its reference.
+"""Training losses between an image and its reference.
 
-image and reference are ``(batch, maps, *space)``, complex; each loss is a real scalar, the mean
-over the batch, and its gradient is finite everywhere, at an exactly zero difference too.
+image and reference are ``(batch, maps, *space)``, complex, or for losses of magnitudes either of
+them real; each loss is a real scalar, the mean over the batch, and its gradient is finite
+everywhere, at an exactly zero difference too.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ def complex_l1(image: Tensor, reference: Tensor) -> Tensor:
         Real scalar.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or one is complex and the other real.
     """
     return _difference(image, reference).abs().mean()
 
@@ -36,11 +37,27 @@ def complex_l2(image: Tensor, reference: Tensor) -> Tensor:
     return torch.view_as_real(_difference(image, reference)).square().sum(dim=-1).mean()
 
 
+def magnitude_l1(image: Tensor, reference: Tensor) -> Tensor:
+    """Mean of ``||x| - |ref||``, for networks whose image is a magnitude.
+
+    Args:
+        image: complex or real, any shape.
+        reference: the same shape.
+
+    Returns:
+        Real scalar.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    return complex_l1(image.abs(), reference.abs())
+
+
 def ssim_loss(image: Tensor, reference: Tensor) -> Tensor:
     """1 minus the mean SSIM of magnitudes, each sample with its own data range ``max|ref|``.
 
     Args:
-        image: complex ``(batch, maps, *space)``, the last two axes at least 7 x 7.
+        image: complex or real ``(batch, maps, *space)``, the last two axes at least 7 x 7.
         reference: the same shape.
 
     Returns:
@@ -49,12 +66,12 @@ def ssim_loss(image: Tensor, reference: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ or an image is smaller than 7 x 7.
     """
-    _difference(image, reference)
-    magnitude = reference.abs()
+    shown, magnitude = image.abs(), reference.abs()
+    _difference(shown, magnitude)
     own = tuple(range(1, magnitude.ndim))
     # An empty target has no range; the floor keeps 0/0 out and is far below scaled data.
     data_range = magnitude.amax(dim=own, keepdim=True).clamp_min(1e-6)
-    return 1 - ssim_per_image(image.abs(), magnitude, data_range).mean()
+    return 1 - ssim_per_image(shown, magnitude, data_range).mean()
 
 
 def _difference(image: Tensor, reference: Tensor) -> Tensor:
@@ -63,6 +80,11 @@ def _difference(image: Tensor, reference: Tensor) -> Tensor:
         raise ValueError(
             f"image and reference must have one shape, got {tuple(image.shape)} and "
             f"{tuple(reference.shape)}"
+        )
+    if image.is_complex() != reference.is_complex():  # a magnitude would learn to miss the phase
+        raise ValueError(
+            f"image and reference must both be complex or both real, got {image.dtype} and "
+            f"{reference.dtype}; compare magnitudes with magnitude_l1 or ssim_loss"
         )
     return image - reference
 

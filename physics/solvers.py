@@ -123,7 +123,8 @@ def _iterate(
     goal = tolerance**2 * _dot(rhs, rhs)
     for _ in range(iterations):
         active = ~(energy <= goal) | energy.isinf()  # NaN and overflow go on, to be seen
-        if not active.any():
+        # A program that is exported cannot look, and goes on: finished samples stay as they are.
+        if not torch.compiler.is_compiling() and not active.any():
             break
         image = operator(direction) + shift * direction
         curvature = _dot(direction, image)

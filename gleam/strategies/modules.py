@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -115,17 +116,21 @@ def own_parameters(network: Network, splits: Sequence[range]) -> list[list[nn.Pa
     """The parameters of each module; those outside the steps that learn belong to the first.
 
     Raises:
-        ValueError: if two modules share a parameter.
+        ValueError: if two modules share a parameter that learns.
     """
     owned = [
         list(nn.ModuleList(network.steps[index] for index in steps).parameters())
         for steps in splits
     ]
     seen = {parameter for parameters in owned for parameter in parameters}
-    if len(seen) < sum(map(len, owned)):
+    owners = Counter(p for parameters in owned for p in parameters if p.requires_grad)
+    if shared := {parameter for parameter, count in owners.items() if count > 1}:
+        whole = network if isinstance(network, nn.Module) else network.steps
+        name = next(name for name, parameter in whole.named_parameters() if parameter in shared)
+        cure = getattr(network, "unshare", "use separate weights (shared: false)")
         raise ValueError(
-            "modules must not share weights: each would undo the update of the one before. "
-            "Use separate weights (shared: false) or a single module"
+            f"modules must not share weights ({len(shared)} here, first {name}): each would undo "
+            f"the update of the one before. Train a single module, or {cure}"
         )
     outside = [p for p in network.parameters() if p not in seen and p.requires_grad]
     return [outside + owned[0], *owned[1:]]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from gleam.losses import LOSSES, complex_l1, complex_l2, ssim_loss
+from gleam.losses import LOSSES, complex_l1, complex_l2, magnitude_l1, ssim_loss
 
 
 def pair(*shape: int, dtype: torch.dtype = torch.complex128) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,6 +17,17 @@ def test_l1_and_l2_are_means_of_the_complex_magnitude_of_the_difference():
     difference = np.abs(image.numpy() - reference.numpy())
     assert complex_l1(image, reference).item() == pytest.approx(difference.mean())
     assert complex_l2(image, reference).item() == pytest.approx((difference**2).mean())
+
+
+def test_losses_of_magnitudes_take_complex_and_real_images_and_the_others_refuse_a_mixture():
+    image, reference = pair(2, 1, 8, 9)
+    wanted = np.abs(np.abs(image.numpy()) - np.abs(reference.numpy())).mean()
+    assert magnitude_l1(image, reference).item() == pytest.approx(wanted)
+    for loss in (magnitude_l1, ssim_loss):
+        assert loss(image.abs(), reference) == loss(image, reference)
+    for loss in (complex_l1, complex_l2):
+        with pytest.raises(ValueError, match="both be complex or both real"):
+            loss(image.abs(), reference)
 
 
 def test_ssim_loss_gives_each_sample_its_own_data_range():
