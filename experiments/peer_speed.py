@@ -12,10 +12,13 @@ a program, the time is the one that it prints, without its start and its files.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from experiments.memory_report import write_json
 from experiments.peers import modl_steps, rates
 from experiments.peers.operators import MAKERS, MASKS, SIZES, Encoding, Problem, make_problem
 from experiments.peers.packages import PACKAGES, imports, versions
@@ -69,16 +72,14 @@ def operation(encoding: Encoding, name: str) -> Contender:
 def compare_cg(rounds: int, threads: int) -> list[str]:
     """CG-SENSE of slices and volumes."""
     lines = [f"\n## CG-SENSE, {ITERATIONS} iterations, 8 coils\n", *head("residual")]
-    for kind in ("2D", "3D"):
-        for pattern in MASKS:
-            problem = make_problem(kind, pattern)
-            contenders = cg_sense(problem, encodings_of(problem), threads)
-            notes = {
-                name: f"{residual(problem, c.result(c.run())):.1e}"
-                for name, c in contenders.items()
-            }
-            seconds = time_in_turn(contenders, rounds if kind == "2D" else min(rounds, 3))
-            lines += as_rows(f"{kind}, {pattern} mask", seconds, notes)
+    for kind, pattern in (("2D", "1D"), ("2D", "2D"), ("3D", "1D")):
+        problem = make_problem(kind, pattern)
+        contenders = cg_sense(problem, encodings_of(problem), threads)
+        notes = {
+            name: f"{residual(problem, c.result(c.run())):.1e}" for name, c in contenders.items()
+        }
+        seconds = time_in_turn(contenders, rounds if kind == "2D" else min(rounds, 3))
+        lines += as_rows(f"{kind}, {pattern} mask", seconds, notes)
     return lines
 
 
@@ -101,7 +102,7 @@ PARTS: dict[str, Callable[[int, int], list[str]]] = {
 
 
 def main() -> None:
-    """Measure, print and write ``results/peer_speed.md``."""
+    """Measure, print and write ``results/peer_speed.json`` and ``.md``."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,13 +112,24 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
-    lines = ["# Speed beside other packages\n", (__doc__ or "").partition("NAME ...]\n\n")[2]]
-    for name in arguments.part:
-        lines += PARTS[name](arguments.rounds, arguments.threads)
     facts = provenance() | {"threads": str(arguments.threads)} | versions()
+    for name in arguments.part:
+        lines = PARTS[name](arguments.rounds, arguments.threads)
+        keep(name, {"lines": lines, "provenance": facts})
+
+
+def keep(name: str, measured: dict[str, Any]) -> None:
+    """Keep what was measured of a part beside the others, and write all of them as Markdown."""
     RESULTS.mkdir(exist_ok=True)
-    text = "\n".join([*lines, "", as_markdown(facts)])
-    (RESULTS / "peer_speed.md").write_text(text, encoding="utf-8")
+    path = RESULTS / "peer_speed.json"
+    parts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    parts[name] = measured
+    write_json(path, parts)
+    text = ["# Speed beside other packages\n", (__doc__ or "").partition("NAME ...]\n\n")[2]]
+    for part in PARTS:
+        if part in parts:
+            text += [*parts[part]["lines"], "", as_markdown(parts[part]["provenance"])]
+    (RESULTS / "peer_speed.md").write_text("\n".join(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -54,12 +54,12 @@ def compare(rounds: int, threads: int) -> list[str]:
             with PeakMemory() as peak:
                 contender.run()
             notes[name] = "; ".join([*filter(None, [notes.get(name)]), f"{peak.bytes / 1e6:.0f}"])
-        seconds = time_in_turn(training, min(rounds, 5))
+        seconds = time_in_turn(training, min(rounds, 3))
         lines += as_rows(f"training step, {features} features", seconds, notes)
         network = ours(problem, cnns, CG_ITERATIONS)
         inference = {OURS: Contender(partial(_infer, network, batch))}
         inference |= {name: Contender(partial(_infer, peer)) for name, peer in peers.items()}
-        seconds = time_in_turn(inference, min(rounds, 5))
+        seconds = time_in_turn(inference, min(rounds, 3))
         lines += as_rows(f"inference, {features} features", seconds, {})
     return lines
 
