@@ -6,7 +6,9 @@ when the site is built nor when it is read: formulas are MathML, which browsers 
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -14,7 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
 HERE = Path(__file__).resolve().parent
-RESULTS = "../experiments/results/"
+EXPERIMENTS = HERE.parent / "experiments"
 sys.path.insert(0, str(HERE.parent))
 
 project = "GLEAM"
@@ -23,9 +25,8 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 exclude_patterns = ["site"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-# Results hold links to the folder they lie in, and levels of headings of their own.
+# Of results; what the pages link to is tested.
 suppress_warnings = ["myst.header", "myst.xref_missing"]
-nitpicky = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -49,25 +50,51 @@ def _inline(writer: HTML5Translator, node: nodes.math) -> None:
 
 
 def _block(writer: HTML5Translator, node: nodes.math_block) -> None:
-    writer.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    writer.body.append(f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>')
     raise nodes.SkipNode
 
 
 def _copy_results(app: Sphinx) -> None:
-    """Results lie with the experiments; pages of the site must lie beneath it."""
+    """Experiments and their results lie elsewhere; what a site shows must lie in its folder."""
     folder = HERE / "results"
-    folder.mkdir(exist_ok=True)
-    for path in (HERE / RESULTS).iterdir():
-        if path.suffix in (".md", ".png"):
-            shutil.copyfile(path, folder / path.name)
+    shutil.copytree(EXPERIMENTS / "results", folder, dirs_exist_ok=True)
+    text = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
+    text = text.replace("](results/", "](").replace(
+        "](../gleam/weights/general-2d.md", "](/general_2d.md"
+    )
+    pages = "\n```{toctree}\n:hidden:\n:glob:\n\nreport/report\n*\n```\n"
+    (folder / "index.md").write_text(text + pages, encoding="utf-8")
 
 
-def _link_results(app: Sphinx, name: str, source: list[str]) -> None:
-    source[0] = source[0].replace(RESULTS, "/results/")
+def _read_page(app: Sphinx, name: str, source: list[str]) -> None:
+    if not name.startswith("results/"):
+        text = source[0].replace("../experiments/README.md", "/results/index.md")
+        source[0] = text.replace("../experiments/results/", "/results/")
+    if name == "command_line":
+        source[0] += "\n".join(_commands())
+
+
+def _commands() -> Iterator[str]:
+    """What ``--help`` says of every command, in Markdown."""
+    from typer.main import get_command
+
+    from gleam.cli import app
+
+    group: Any = get_command(app)
+    for name, command in group.commands.items():
+        context = command.make_context(name, [], resilient_parsing=True)
+        words = " ".join(command.collect_usage_pieces(context))
+        yield f"## gleam {name}\n\n{command.help}\n\n```text\ngleam {name} {words}\n```\n"
+        for parameter in command.params:
+            words = [parameter.metavar or parameter.name.upper()]
+            if parameter.param_type_name == "option":
+                words = [*parameter.opts, *parameter.secondary_opts]
+            yield f"- {', '.join(f'`{word}`' for word in words)}: {parameter.help}"
+        yield ""
 
 
 def setup(app: Sphinx) -> None:
     """Register what is above with Sphinx."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("builder-inited", _copy_results)
-    app.connect("source-read", _link_results)
+    app.connect("source-read", _read_page)
