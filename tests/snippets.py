@@ -13,6 +13,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -100,7 +101,9 @@ def run(blocks: Sequence[Block], names: dict[str, Any], not_run: Sequence[str]) 
         if block.language == "python":
             exec(compile(block.text, block.place, "exec"), names)
         elif block.language == "yaml":
-            if block.file is not None:
+            if block.file is None:
+                load_config(yaml.safe_load(block.text))  # part of a configuration
+            else:
                 Path(block.file).write_text(block.text)
         elif block.language == "sh":
             for words in block.commands:

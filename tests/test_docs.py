@@ -16,8 +16,11 @@ from tests.helpers import seeded
 from tests.snippets import blocks_of, commands_of, cut_down, parse, run
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
-PARALLEL = ROOT / "docs" / "cluster.md"
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("api/*.md")])
+PARALLEL = DOCS / "cluster.md"
+
+TO_RUN = [p for p in PAGES if {b.language for b in blocks_of(p)} & {"python", "sh", "yaml"}]
 
 NOT_RUN = {
     "pip install": "changes the environment; .ci/run installs from the README in a new one",
@@ -75,7 +78,9 @@ def test_the_site_builds_without_a_warning(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if page != PARALLEL], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in TO_RUN if page != PARALLEL], ids=lambda p: p.stem
+)
 def test_what_a_page_says_to_run_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     cut_down(monkeypatch)
@@ -89,3 +94,19 @@ def test_every_command_is_one_that_gleam_understands():
     for block, words in commands_of([*PAGES, ROOT / "README.md"]):
         if words[0] == "gleam":
             parse(block, words[1:])
+
+
+def test_every_file_a_page_links_to_exists():
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+        links = re.findall(r"\]\(([^)#:]+)", text)
+        assert [link for link in links if not (page.parent / link).exists()] == [], page.name
+
+
+def test_every_page_is_in_a_table_of_contents():
+    listed = set()
+    for page in (DOCS / "index.md", DOCS / "api" / "index.md"):
+        for block in blocks_of(page):
+            if block.language == "{toctree}":
+                listed |= {(page.parent / f"{line}.md") for line in block.text.splitlines()}
+    assert set(PAGES) - listed == {DOCS / "index.md"}
