@@ -1,5 +1,7 @@
 """The documentation: the site builds without a warning, and what its pages say to run runs."""
 
+import doctest
+import importlib
 import re
 import subprocess
 import sys
@@ -19,6 +21,14 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("api/*.md")])
 PARALLEL = DOCS / "cluster.md"
+
+EXAMPLES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for layer in ("physics", "models", "gleam")
+    for path in (ROOT / layer).rglob("*.py")
+    if ">>> " in path.read_text(encoding="utf-8")
+)
+"""Modules with examples in their docstrings."""
 
 TO_RUN = [p for p in PAGES if {b.language for b in blocks_of(p)} & {"python", "sh", "yaml"}]
 
@@ -99,7 +109,7 @@ def test_every_command_is_one_that_gleam_understands():
 def test_every_file_a_page_links_to_exists():
     for page in PAGES:
         text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
-        links = re.findall(r"\]\(([^)#:]+)", text)
+        links = re.findall(r"\]\(([^)#:]+)[)#]", text)
         assert [link for link in links if not (page.parent / link).exists()] == [], page.name
 
 
@@ -110,3 +120,10 @@ def test_every_page_is_in_a_table_of_contents():
             if block.language == "{toctree}":
                 listed |= {(page.parent / f"{line}.md") for line in block.text.splitlines()}
     assert set(PAGES) - listed == {DOCS / "index.md"}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_in_docstrings_are_right(name: str):
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted
+    assert not found.failed

@@ -31,7 +31,7 @@ NOT_RUN = {
     "pip install": ".ci/run does, in a new environment",
     "python -m experiments": "tests/experiments run them small",
     "python -m sphinx": "tests/test_docs.py builds the site",
-    "gleam plan my_run.yaml data.items=volumes": "tests/gleam/test_planning.py plans volumes",
+    "gleam plan": "tests/test_docs.py plans a volume, tests/gleam/test_planning.py much more",
     "gleam train my_run.yaml strategy=greedy-parallel": "tests/gleam/test_parallel_docs.py",
     "gleam train my_run.yaml strategy.name=greedy-parallel": "the same",
     "export RAY_AUTH_MODE": "tests/gleam/test_parallel_cluster.py starts such a cluster",
