@@ -25,8 +25,6 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 exclude_patterns = ["site"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-# Of results; what the pages link to is tested.
-suppress_warnings = ["myst.header", "myst.xref_missing"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -37,6 +35,7 @@ napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 80
 
+smartquotes = False
 html_theme = "furo"
 html_title = "GLEAM"
 html_math_renderer = "mathml"

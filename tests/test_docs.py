@@ -113,6 +113,16 @@ def test_every_file_a_page_links_to_exists():
         assert [link for link in links if not (page.parent / link).exists()] == [], page.name
 
 
+def test_measured_figures_are_those_of_the_results():
+    def figures(text: str) -> set[str]:
+        return set(re.findall(r"\d+\.\d+ ± \d+\.\d+", text.replace(" dB ±", " ±")))
+
+    results = [ROOT / "experiments" / "README.md", *(ROOT / "experiments" / "results").glob("*.md")]
+    known = figures("".join(path.read_text(encoding="utf-8") for path in results))
+    for page in PAGES:
+        assert figures(page.read_text(encoding="utf-8")) - known == set(), page.name
+
+
 def test_every_page_is_in_a_table_of_contents():
     listed = set()
     for page in (DOCS / "index.md", DOCS / "api" / "index.md"):
