@@ -4,6 +4,7 @@ Pages are Markdown (MyST); the reference is made from the docstrings. Nothing is
 when the site is built nor when it is read: formulas are MathML, which browsers show by themselves.
 """
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,6 @@ sys.path.insert(0, str(HERE.parent))
 project = "GLEAM"
 copyright = "the GLEAM authors, Apache-2.0"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["site"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
@@ -35,7 +35,6 @@ napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 80
 
-smartquotes = False
 html_theme = "furo"
 html_title = "GLEAM"
 html_math_renderer = "mathml"
@@ -49,14 +48,17 @@ def _inline(writer: HTML5Translator, node: nodes.math) -> None:
 
 
 def _block(writer: HTML5Translator, node: nodes.math_block) -> None:
-    writer.body.append(f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>')
+    formula = tex2mathml(node.astext(), as_block=True)
+    # Without space around it the theme would show scroll bars.
+    writer.body.append(f'<div style="padding: 0.4em 0">{formula}</div>')
     raise nodes.SkipNode
 
 
 def _copy_results(app: Sphinx) -> None:
     """Experiments and their results lie elsewhere; what a site shows must lie in its folder."""
     folder = HERE / "results"
-    shutil.copytree(EXPERIMENTS / "results", folder, dirs_exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(EXPERIMENTS / "results", folder)
     text = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     text = text.replace("](results/", "](").replace(
         "](../gleam/weights/general-2d.md", "](/general_2d.md"
@@ -83,7 +85,8 @@ def _commands() -> Iterator[str]:
     for name, command in group.commands.items():
         context = command.make_context(name, [], resilient_parsing=True)
         words = " ".join(command.collect_usage_pieces(context))
-        yield f"## gleam {name}\n\n{command.help}\n\n```text\ngleam {name} {words}\n```\n"
+        text = re.sub(r"(--[a-z]+)", r"`\1`", command.help)
+        yield f"## gleam {name}\n\n{text}\n\n```text\ngleam {name} {words}\n```\n"
         for parameter in command.params:
             words = [parameter.metavar or parameter.name.upper()]
             if parameter.param_type_name == "option":

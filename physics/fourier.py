@@ -18,7 +18,7 @@ def fft(image: Tensor, axes: Sequence[int] = (-2, -1)) -> Tensor:
 
     Example:
         >>> kspace = fft(torch.ones(4, 4, dtype=torch.complex64))
-        >>> kspace.abs().argmax().item() == 2 * 4 + 2  # a constant is the zero frequency, at n // 2
+        >>> kspace.abs().argmax().item() == 2 * 4 + 2  # the zero frequency
         True
         >>> torch.allclose(ifft(kspace), torch.ones(4, 4, dtype=torch.complex64))
         True
