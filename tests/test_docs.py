@@ -115,7 +115,8 @@ def test_every_file_a_page_links_to_exists():
 
 def test_measured_figures_are_those_of_the_results():
     def figures(text: str) -> set[str]:
-        return set(re.findall(r"\d+\.\d+ ± \d+\.\d+", text.replace(" dB ±", " ±")))
+        words = " ".join(text.split()).replace(" dB ±", " ±")
+        return set(re.findall(r"\d+\.\d+ ± \d+\.\d+", words))
 
     results = [ROOT / "experiments" / "README.md", *(ROOT / "experiments" / "results").glob("*.md")]
     known = figures("".join(path.read_text(encoding="utf-8") for path in results))
