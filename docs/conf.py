@@ -18,6 +18,13 @@ from sphinx.writers.html5 import HTML5Translator
 
 HERE = Path(__file__).resolve().parent
 EXPERIMENTS = HERE.parent / "experiments"
+LINKS = {
+    "results/": "",
+    "../results/": "",
+    "../gleam/weights/general-2d.md": "/general_2d.md",
+    "peers/README.md": "peers.md",
+}
+"""In the texts of the experiments, and where the same is on the site."""
 sys.path.insert(0, str(HERE.parent))
 
 project = "GLEAM"
@@ -59,12 +66,13 @@ def _copy_results(app: Sphinx) -> None:
     folder = HERE / "results"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(EXPERIMENTS / "results", folder)
-    text = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
-    text = text.replace("](results/", "](").replace(
-        "](../gleam/weights/general-2d.md", "](/general_2d.md"
-    )
     pages = "\n```{toctree}\n:hidden:\n:glob:\n\nreport/report\n*\n```\n"
-    (folder / "index.md").write_text(text + pages, encoding="utf-8")
+    texts = {"README.md": ("index.md", pages), "peers/README.md": ("peers.md", "")}
+    for source, (name, more) in texts.items():
+        text = (EXPERIMENTS / source).read_text(encoding="utf-8")
+        for link, place in LINKS.items():
+            text = text.replace(f"]({link}", f"]({place}")
+        (folder / name).write_text(text + more, encoding="utf-8")
 
 
 def _read_page(app: Sphinx, name: str, source: list[str]) -> None:

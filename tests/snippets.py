@@ -25,7 +25,7 @@ from gleam.cli import app
 from gleam.config import Config, load_config
 from gleam.data.workers import run_jobs
 
-SHOWN = ("text", "{include}", "{eval-rst}", "{toctree}", "{math}")
+SHOWN = ("text", "{include}", "{literalinclude}", "{eval-rst}", "{toctree}", "{math}")
 """Kinds of blocks that are no code."""
 
 LARGEST: dict[str, dict[str, Any]] = {
@@ -95,11 +95,12 @@ def run(blocks: Sequence[Block], names: dict[str, Any], not_run: Sequence[str]) 
     Args:
         blocks: of a page.
         names: that the Python code may use; those it defines are added.
-        not_run: beginnings of commands that are left out.
+        not_run: beginnings of commands, and of Python blocks, that are left out.
     """
     for block in blocks:
         if block.language == "python":
-            exec(compile(block.text, block.place, "exec"), names)
+            if not block.text.startswith(tuple(not_run)):
+                exec(compile(block.text, block.place, "exec"), names)
         elif block.language == "yaml":
             if block.file is None:
                 load_config(yaml.safe_load(block.text))  # part of a configuration

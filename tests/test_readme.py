@@ -19,9 +19,11 @@ from gleam.data import write_scan
 from gleam.losses import complex_l1
 from gleam.strategies import Greedy
 from tests.gleam import tiny
+from tests.gleam.adapted import batch_of
+from tests.gleam.peers import varnet
 from tests.gleam.raw import raw_kspace
 from tests.gleam.readers.layouts import write_fastmri
-from tests.helpers import make_batch, make_network, seeded
+from tests.helpers import make_network, seeded
 from tests.snippets import blocks_of, cut_down, run
 
 HOME = Path(__file__).parent.parent
@@ -30,6 +32,7 @@ README = (HOME / "README.md").read_text(encoding="utf-8")
 NOT_RUN = {
     "pip install": ".ci/run does, in a new environment",
     "python -m experiments": "tests/experiments run them small",
+    "gleam.export(": "tests/gleam/test_exporting.py, a quarter of a minute",
     "python -m sphinx": "tests/test_docs.py builds the site",
     "gleam plan": "tests/test_docs.py plans a volume, tests/gleam/test_planning.py much more",
     "gleam train my_run.yaml strategy=greedy-parallel": "tests/gleam/test_parallel_docs.py",
@@ -37,7 +40,7 @@ NOT_RUN = {
     "export RAY_AUTH_MODE": "tests/gleam/test_parallel_cluster.py starts such a cluster",
     "ray start": "the same",
 }
-"""Beginnings of commands that are not run here, and who does."""
+"""Beginnings of commands and code that are not run here, and who does."""
 
 
 def test_the_readme_lists_every_setting_with_its_default():
@@ -82,13 +85,19 @@ def given(folder: Path) -> dict[str, Any]:
     settings = {**tiny.SETTINGS, "out": "runs/new", "network": {"steps": 8, "features": 4}}
     (folder / "my_run.yaml").write_text(yaml.safe_dump(settings))
     gleam.train(settings, out="runs/mine", strategy="greedy", quiet=True)
-    network = make_network()
+    network, batch = make_network(), batch_of()
     return {
         "gleam": gleam,
         "kspace": torch.from_numpy(np.load(folder / "kspace.npy")),
         "network": network,
-        "batch": make_batch(32, 32),
+        "batch": batch,
         "strategy": Greedy(network, complex_l1, partial(torch.optim.Adam, lr=1e-3), modules=4),
+        "varnet": varnet("stand-in", cascades=12),
+        "sequence": torch.nn.Sequential(torch.nn.Identity()),
+        # What the loaders of fastMRI give.
+        "masked_kspace": torch.view_as_real(batch.kspace * batch.mask),
+        "mask": batch.mask[..., None],
+        "target": batch.zero_filled[:, 0].abs(),
     }
 
 
@@ -103,4 +112,4 @@ def test_what_the_readme_says_to_run_runs(tmp_path: Path, monkeypatch: pytest.Mo
         for text in commands:
             shutil.rmtree("runs/new", ignore_errors=True)
             with seeded():
-                run([replace(block, text=text)], dict(names), [*NOT_RUN])
+                run([replace(block, text=text)], names, [*NOT_RUN])
