@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+DOCS = ["sphinx>=8.1", "furo>=2024.8", "myst-parser>=4.0"]
 
 setup(
     name="gleam-mri",
@@ -43,7 +44,9 @@ setup(
             "scikit-image>=0.22",
             "scipy>=1.11",
             "pytorch-lightning>=2.5",
+            *DOCS,
         ],
+        "docs": DOCS,
         "noncartesian": ["mri-nufft>=1.5.1", "finufft>=2.4"],
         "tensorboard": ["tensorboard>=2.15"],
     },

@@ -135,6 +135,11 @@ def collate(batches: Sequence[Batch]) -> Batch:
 
     Raises:
         ValueError: if the shapes differ.
+
+    Example:
+        >>> one = Batch(torch.ones(1, 2, 8, 8), torch.ones(1, 1, 1, 8), torch.ones(1, 1, 2, 8, 8))
+        >>> len(collate([one, one])), collate([one, one]).kspace.shape
+        (2, torch.Size([2, 2, 8, 8]))
     """
     first = batches[0]
     if any(batch.axes != first.axes for batch in batches):

@@ -155,6 +155,14 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, **overrides: An
 
     Raises:
         ConfigError: names the key, what must hold and, for an unknown key, the nearest known one.
+
+    Example:
+        >>> config = load_config({"network": {"steps": 12}}, strategy="greedy", seed=7)
+        >>> config.network.steps, config.strategy.name, config.modules, config.seed
+        (12, 'greedy', 12, 7)
+        >>> load_config({"network": {"step": "modle"}})
+        Traceback (most recent call last):
+        gleam.config.ConfigError: network.step: Input should be 'pgd' or 'modl', got 'modle'
     """
     if isinstance(source, Config):
         values = source.model_dump()
@@ -196,6 +204,10 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
 
     Raises:
         ConfigError: if a word has no ``=``, or its value is not YAML.
+
+    Example:
+        >>> parse_overrides(["network.steps=4", "strategy=greedy"])
+        {'network.steps': 4, 'strategy': 'greedy'}
     """
     overrides = {}
     for pair in pairs:

@@ -51,6 +51,13 @@ def complex_psnr(image: Tensor, reference: Tensor) -> Tensor:
 
     Raises:
         ValueError: shapes differ, a value is not finite, or the reference is zero.
+
+    Example:
+        >>> reference = torch.ones(8, 8, dtype=torch.complex64)
+        >>> round(float(complex_psnr(1.01 * reference, reference)), 3)
+        40.0
+        >>> round(float(complex_psnr(1j * reference, reference)), 3)  # a wrong phase counts
+        -3.01
     """
     image, reference = _checked(image, reference)
     rms = (reference - image).abs().square().mean().sqrt()
@@ -214,6 +221,10 @@ def summarise(rows: Iterable[Mapping[str, float]]) -> dict[str, dict[str, float]
 
     Raises:
         ValueError: no rows, or rows that differ in their metrics.
+
+    Example:
+        >>> summarise([{"psnr": 30.0}, {"psnr": 32.0}])
+        {'psnr': {'mean': 31.0, 'std': 1.4142135623730951, 'count': 2}}
     """
     table = [dict(row) for row in rows]
     if not table:

@@ -15,6 +15,13 @@ def fft(image: Tensor, axes: Sequence[int] = (-2, -1)) -> Tensor:
 
     Returns:
         Complex tensor of the same shape and dtype.
+
+    Example:
+        >>> kspace = fft(torch.ones(4, 4, dtype=torch.complex64))
+        >>> kspace.abs().argmax().item() == 2 * 4 + 2  # the zero frequency
+        True
+        >>> torch.allclose(ifft(kspace), torch.ones(4, 4, dtype=torch.complex64))
+        True
     """
     image = torch.fft.ifftshift(image, dim=tuple(axes))
     image = torch.fft.fftn(image, dim=tuple(axes), norm="ortho")

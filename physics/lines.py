@@ -167,6 +167,10 @@ def calibration_lines(calibration: int | float, n: int) -> int:
 
     Raises:
         ValueError: if it is neither, or more lines than there are.
+
+    Example:
+        >>> calibration_lines(24, 320), calibration_lines(0.08, 320)
+        (24, 26)
     """
     if isinstance(calibration, numbers.Integral) and 0 <= calibration <= n:
         return int(calibration)

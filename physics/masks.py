@@ -75,6 +75,13 @@ def draw_mask(
     Raises:
         ValueError: for an unknown kind, a shutter with a kind that samples lines, a shape that
             does not fit the kind, or numbers that leave too few positions.
+
+    Example:
+        >>> mask = draw_mask("random_columns", (64, 64), acceleration=4, calibration=8, seed=0)
+        >>> mask.shape, int(mask.sum())
+        (torch.Size([1, 64]), 16)
+        >>> acceleration(mask), calibration_size(mask, (64, 64))[0]
+        (4.0, 64)
     """
     if kind not in MASKS:
         raise ValueError(f"the kind of mask must be one of {', '.join(MASKS)}, got {kind!r}")
@@ -149,6 +156,10 @@ def calibration_size(mask: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
 
     Raises:
         ValueError: if mask and shape do not fit each other.
+
+    Example:
+        >>> compact(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+        tensor([[1., 0.]])
     """
     if mask.ndim != len(shape) or any(
         m not in (1, n) for m, n in zip(mask.shape, shape, strict=True)

@@ -30,6 +30,17 @@ class Sense:
     Raises:
         ValueError: if maps and mask do not fit each other or an axis is not one of space.
         TypeError: if the maps are not complex or the mask is not real of the same precision.
+
+    Example:
+        >>> maps = torch.ones(1, 1, 2, 8, 8, dtype=torch.complex64) / 2**0.5  # two equal coils
+        >>> mask = torch.ones(1, 1, 1, 8)  # varies along x only
+        >>> mask[..., 1::2] = 0
+        >>> operator = Sense(maps, mask)
+        >>> image = torch.ones(1, 1, 8, 8, dtype=torch.complex64)
+        >>> operator.forward(image).shape
+        torch.Size([1, 2, 8, 8])
+        >>> torch.allclose(operator.normal(image), operator.adjoint(operator.forward(image)))
+        True
     """
 
     def __init__(self, maps: Tensor, mask: Tensor, axes: Sequence[int] | None = None) -> None:

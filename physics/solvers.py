@@ -38,6 +38,12 @@ def conjugate_gradient(
 
     Raises:
         ValueError: if ``iterations`` or ``tolerance`` is out of range, or shapes do not fit.
+
+    Example:
+        >>> diagonal = torch.tensor([[1.0, 2.0, 4.0]])
+        >>> rhs = torch.tensor([[2.0, 3.0, 5.0]])
+        >>> conjugate_gradient(lambda x: diagonal * x, rhs, shift=1.0).round(decimals=5)
+        tensor([[1., 1., 1.]])
     """
     if iterations < 1 or tolerance < 0:
         raise ValueError(
@@ -62,6 +68,11 @@ def power_iteration(operator: Operator, start: Tensor, iterations: int = 30) -> 
 
     Returns:
         Real tensor ``(batch,)``; a lower bound that grows towards the eigenvalue.
+
+    Example:
+        >>> diagonal = torch.tensor([[1.0, 2.0, 4.0]])
+        >>> power_iteration(lambda x: diagonal * x, torch.ones(1, 3))
+        tensor([4.])
     """
     vector, norm = start, _dot(start, start).sqrt()
     for _ in range(iterations):

@@ -101,6 +101,10 @@ def split_steps(steps: int, modules: int) -> list[range]:
 
     Raises:
         ValueError: unless ``modules`` divides ``steps``; lists what does.
+
+    Example:
+        >>> split_steps(8, 2)
+        [range(0, 4), range(4, 8)]
     """
     if modules < 1 or steps % modules:
         fitting = [count for count in range(1, steps + 1) if steps % count == 0]
