@@ -67,21 +67,12 @@ def _copy_results(app: Sphinx) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(EXPERIMENTS / "results", folder)
     pages = "\n```{toctree}\n:hidden:\n:glob:\n\nreport/report\n*\n```\n"
-    texts = {"peers/README.md": ("peers.md", ""), "README.md": ("index.md", pages)}
+    texts = {"README.md": ("index.md", pages), "peers/README.md": ("peers.md", "")}
     for source, (name, more) in texts.items():
         text = (EXPERIMENTS / source).read_text(encoding="utf-8")
         for link, place in LINKS.items():
             text = text.replace(f"]({link}", f"]({place}")
-        (folder / name).write_text(_unlink(text, folder) + more, encoding="utf-8")
-
-
-def _unlink(text: str, folder: Path) -> str:
-    """Results that were not measured yet have no page: their names stay, the links go."""
-    return re.sub(
-        r"\[([^]]+)\]\((\w+\.md)\)",
-        lambda link: link[0] if (folder / link[2]).exists() else link[1],
-        text,
-    )
+        (folder / name).write_text(text + more, encoding="utf-8")
 
 
 def _read_page(app: Sphinx, name: str, source: list[str]) -> None:
