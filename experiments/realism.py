@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,13 @@ class Group:
     name: str
     images: list[np.ndarray]
     kspace: np.ndarray | None
+
+    @cached_property
+    def eigenvalues(self) -> np.ndarray:
+        """Of ESPIRiT, of the image with k-space."""
+        if self.kspace is None:
+            raise ValueError(f"{self.name}: magnitudes have no eigenvalues")
+        return eigenvalues(self.kspace)
 
 
 def real_brain(folder: Path) -> Group:
@@ -141,12 +149,13 @@ def _row(name: str, group: Group) -> str:
     return f"| {name}, {group.name} | {len(group.images)} | " + " | ".join(cells) + " |"
 
 
-def _eigenvalue_row(name: str, kind: str, kspace: np.ndarray) -> str:
-    values = eigenvalues(kspace)
-    body = _normalised(_rss(_coil_images(kspace))) > FOREGROUND
+def _eigenvalue_row(name: str, group: Group) -> str:
+    values = group.eigenvalues
+    assert group.kspace is not None
+    body = _normalised(_rss(_coil_images(group.kspace))) > FOREGROUND
     inside, outside = values[body], values[~body]
     return (
-        f"| {name}, {kind} | {np.median(inside):.3f} | {np.percentile(inside, 5):.3f} | "
+        f"| {name}, {group.name} | {np.median(inside):.3f} | {np.percentile(inside, 5):.3f} | "
         f"{np.median(outside):.3f} |"
     )
 
@@ -168,11 +177,7 @@ def _markdown(rows: dict[str, tuple[Group, Group]]) -> str:
         *[_row(name, group) for name, group in groups],
         "\n| ESPIRiT eigenvalue | median in the body | its 5th percentile | median in air |",
         "|---|---|---|---|",
-        *[
-            _eigenvalue_row(name, group.name, group.kspace)
-            for name, group in groups
-            if group.kspace is not None
-        ],
+        *[_eigenvalue_row(name, group) for name, group in groups if group.kspace is not None],
         DIFFERENCES,
         as_markdown(provenance()),
     ]
@@ -192,8 +197,9 @@ def _draw(rows: dict[str, tuple[Group, Group]], path: Path) -> None:
                 axes[4 + column].text(0.5, 0.5, "magnitudes only", ha="center")
                 axes[4 + column].set_axis_off()
             else:
-                values = eigenvalues(group.kspace)
-                _picture(axes[4 + column], values, f"ESPIRiT eigenvalue, {group.name}", 1.0)
+                _picture(
+                    axes[4 + column], group.eigenvalues, f"ESPIRiT eigenvalue, {group.name}", 1.0
+                )
         _curves(axes[2], groups, lambda image: (BINS[:-1], histogram(image)))
         axes[2].set(title="magnitudes in the foreground", xlabel="of the 99th percentile")
         _curves(axes[3], groups, spectrum)

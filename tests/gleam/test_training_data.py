@@ -51,7 +51,8 @@ def test_all_kinds_of_images_train_evaluate_and_reconstruct(
     monkeypatch.setattr(gleam.evaluation, "L1_WEIGHTS", (0.01,))
     result = tiny.train(tmp_path, data=data, network={"step": step}, training={"iterations": 4})
     assert result.finished
-    evaluation = gleam.evaluate(result.best, baselines=step == "pgd", device="cpu")
+    baselines = step == "pgd" and data is not VOLUMES  # those of slabs are the same, and take long
+    evaluation = gleam.evaluate(result.best, baselines=baselines, device="cpu")
     scores = {method: rows[0]["psnr"] for method, rows in evaluation.slices.items()}
     assert all(np.isfinite(score) for score in scores.values())
     if step == "modl":  # already better than no reconstruction
