@@ -29,6 +29,7 @@ from gleam.config import ConfigError
 CONFIGS = Path(__file__).parent / "configs"
 RUNS = Path("runs")
 PRESETS = ("quick", "small", "paper")
+TUNING = "tuning"  # with which learning rates of "small" were chosen
 
 
 def run_experiment(
@@ -49,7 +50,7 @@ def run_experiment(
         name: of the experiment.
         strategy: train only what is trained with this strategy; greedy-parallel trains the greedy
             variants through Ray. All if none.
-        preset: quick, small or paper.
+        preset: quick, small or paper; of some experiments, tuning.
         data: folder of scans with splits, as ``data.path``; the preset paper needs it, the others
             simulate scans if there is none.
         problems: names of some of the preset's problems; all if none.
@@ -132,7 +133,7 @@ def command_line(name: str, description: str | None) -> None:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--preset", default="quick", choices=PRESETS)
+    parser.add_argument("--preset", default="quick", choices=(*PRESETS, TUNING))
     parser.add_argument("--strategy", help="train only this; all strategies if not named")
     parser.add_argument("--data", type=Path, help="folder of measured scans (preset paper)")
     parser.add_argument("--problem", nargs="+", help="some of the preset's problems")

@@ -13,7 +13,7 @@ import yaml
 
 from experiments import knee2d, reproduction
 from experiments.memory_problems import read_problems
-from experiments.reproduction import CONFIGS, PRESETS, run_experiment
+from experiments.reproduction import CONFIGS, PRESETS, TUNING, run_experiment
 from gleam.build import build_network
 from gleam.config import ConfigError, load_config
 from tests.gleam.raw import body, raw_volume, true_maps
@@ -52,6 +52,16 @@ def test_every_preset_compares_all_strategies_and_trains_them_alike(name: str, p
     assert strategies >= COMPARED
     module = importlib.import_module(f"experiments.{name}")
     assert module.run.args == (name,)
+
+
+@pytest.mark.parametrize("name", ["knee2d", "cine"])
+def test_learning_rates_are_tuned_with_seeds_and_scans_of_their_own(name: str):
+    small, tuning = (read_problems(CONFIGS / f"{name}.yaml", key) for key in ("small", TUNING))
+    for key, problem in tuning.items():
+        ours, theirs = (p[key].base.model_dump(exclude={"seed"}) for p in (small, tuning))
+        assert ours == theirs
+        assert problem.base.seed != small[key].base.seed
+        assert not {*problem.seeds} & {*small[key].seeds}
 
 
 def test_the_paper_preset_holds_the_published_hyperparameters():
