@@ -57,7 +57,7 @@ def compare(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for (name, mask), methods in group(rows).items():
         classical = [method for method, found in methods.items() if not found[0]["learned"]]
         best = max(classical, key=lambda method: _summary(methods[method])["psnr"]["mean"])
-        for method in methods.keys() - set(classical):
+        for method in (name for name in methods if name not in classical):
             pairs = list(zip(methods[method], methods[best], strict=True))
             gains = [{key: one[key] - other[key] for key in METRICS} for one, other in pairs]
             compared.append(
