@@ -98,15 +98,15 @@ def test_the_paper_preset_holds_the_published_hyperparameters():
 
 
 def write_knees(folder: Path, readout: int) -> None:
-    images = true_maps(4, readout, 32, 32) * body(readout + 2, 32, 32)[1:-1]  # coils, x, y, z
+    images = true_maps(4, readout, 24, 24) * body(readout + 2, 24, 24)[1:-1]  # coils, x, y, z
     stack = images.transpose(0, 3, 2, 1)
     for split in ("train", "validate", "test"):
         (folder / split).mkdir(parents=True)
         write_knee(
             folder / split / f"{split}.h5",
             stack,
-            mrd_header((readout, 32, 1)),
-            lines=32,
+            mrd_header((readout, 24, 1)),
+            lines=24,
             before=readout // 2,
         )
 

@@ -63,7 +63,7 @@ def test_a_request_to_end_ends_the_supervision_and_its_command(tmp_path: Path, n
     process = subprocess.Popen(
         python(code), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    for _ in range(2000):
+    for _ in range(6000):
         if (tmp_path / "started").exists():
             break
         time.sleep(0.01)

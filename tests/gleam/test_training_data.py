@@ -29,7 +29,10 @@ def spoil(path: Path) -> None:
     write_scan(path, np.full((1, 3, 32, 32), np.nan, np.complex64))
 
 
-VOLUMES = {"items": "volumes", "size": [32, 36, 32], "train": 2, "validate_on": 1, "test": 1}
+VOLUMES = {
+    **{"anatomy": "knee", "items": "volumes", "size": [16, 36, 32]},
+    **{"train": 2, "validate_on": 1, "test": 1},
+}
 CINES = {"anatomy": "heart", "items": "cines", "size": [4, 48, 40], "train": 2, "validate_on": 1}
 
 
