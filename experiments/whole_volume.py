@@ -130,7 +130,8 @@ def work_in_child(folder: Path, task: str) -> None:
 
 def warm_up() -> None:
     """Have the libraries load what they need, which is not part of the limit."""
-    import gleam.plots  # noqa: F401
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
 
     config = load_config(
         {
