@@ -53,17 +53,19 @@ def write_card(
     """
     name, network = weights.name.removesuffix(SUFFIX), config.network
     count = sum(value.numel() for value in content["network"].values())
+    origin = config.grown_from
+    trained = "It was" if origin is None else f"It is {origin} with further steps, which alone were"
     parts = [
         f"# {name}\n",
         f"**{name} is {NOTICE}.** Like every learned reconstruction it can lose or alter detail "
         "without a sign of it.\n",
         "## What it is\n",
         f"An unrolled network of {network.steps} {STEPS[network.step]} steps with CNNs of "
-        f"{network.features} features, {count} parameters, trained as {config.modules} greedy "
-        f"modules in {content['iteration']} iterations of batch {config.training.batch_size} by "
-        f"`gleam/configs/{name}.yaml`. It takes multi-coil Cartesian k-space of 2D images "
-        "(slices or frames) with a fully sampled centre, and coil maps, estimated by ESPIRiT if "
-        "none are given.\n",
+        f"{network.features} features, {count} parameters. {trained} trained as "
+        f"{config.modules} greedy modules in {content['iteration']} iterations of batch "
+        f"{config.training.batch_size} by `gleam/configs/{name}.yaml`. It takes multi-coil "
+        "Cartesian k-space of 2D images (slices or frames) with a fully sampled centre, and coil "
+        "maps, estimated by ESPIRiT if none are given.\n",
         *_training(config),
         *_limits(limits),
         "## Measured\n",

@@ -70,6 +70,16 @@ def test_a_network_is_trained_measured_exported_and_described(
     assert capsys.readouterr().out.count(": ") == 0
     assert "| R = 2 |" in (weights / "tiny-2d.md").read_text()  # what is known of the real brain
 
+    deep = {**settings, "network": {"steps": 4, "features": 4}, "grown_from": str(path)}
+    deep["strategy"] = {"name": "greedy", "modules": 2, "frozen": 2}
+    (tmp_path / "tiny-deep.yaml").write_text(yaml.safe_dump(deep))
+    monkeypatch.setattr(pretrain, "measure", lambda *_: {"matrix": {}})
+    grown = weights_of(gleam.load(pretrain.run("tiny-deep", out, weights)))
+    assert all(map(torch.equal, weights_of(gleam.load(path)), grown))
+    assert f"It is {path} with further steps, which alone were trained as 2 greedy modules" in (
+        (weights / "tiny-deep.md").read_text()
+    )
+
 
 def test_other_weights_are_measured_anew(settings: dict[str, Any], tmp_path: Path, monkeypatch):
     config = load_config(settings)
