@@ -22,6 +22,7 @@ LINKS = {
     "results/": "",
     "../results/": "",
     "../gleam/weights/general-2d.md": "/general_2d.md",
+    "../gleam/weights/general-2d-deep.md": "/general_2d_deep.md",
     "peers/README.md": "peers.md",
 }
 """In the texts of the experiments, and where the same is on the site."""

@@ -28,7 +28,8 @@ console = Console(soft_wrap=True, markup=False)
 CheckpointFile = Annotated[
     Path,
     typer.Argument(
-        help="Checkpoint of a run, such as runs/demo/best.pt, or a network that ships: general-2d.",
+        help="Checkpoint of a run, such as runs/demo/best.pt, or a network that ships: general-2d "
+        "or general-2d-deep.",
         show_default=False,
     ),
 ]

@@ -1,20 +1,13 @@
 """What the documentation says of several devices runs, apart from Ray on several machines."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
-import pytest
-
+from tests.gleam import test_parallel_cluster
 from tests.gleam.ray_session import ROOT
 from tests.helpers import seeded
 from tests.snippets import blocks_of, cut_down, run
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray"),
-    pytest.mark.skipif(sys.platform != "linux", reason="Ray's clusters need Linux"),
-]
+pytestmark = test_parallel_cluster.pytestmark
 
 NOT_RUN = {
     "export RAY_AUTH_MODE": "test_parallel_cluster.py starts such a cluster",
