@@ -30,6 +30,8 @@ OF_WORKERS = ("worker_seconds", "idle", "queues")
 """What only parallel training writes into metrics.jsonl."""
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """Processes of Ray that, when all others are gone, try for a minute to tell them so."""
+STARTING = ("/ray/dashboard/agent.py", "/ray/_private/runtime_env/agent/main.py")
+"""The same before they have given themselves these names."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ def assert_gone(processes: dict[int, str], driver: int, but: Sequence[str] = ())
 
     def left() -> dict[int, str]:
         alive = below(driver) | {p: name for p, (_, name) in live().items() if p in processes}
-        return {pid: name for pid, name in alive.items() if name not in but}
+        return {p: name for p, name in alive.items() if not any(word in name for word in but)}
 
     assert wait_until(lambda: not left(), 20), left()
 

@@ -31,6 +31,7 @@ from tests.gleam.ray_session import (
     AGENTS,
     PARALLEL,
     ROOT,
+    STARTING,
     Batches,
     Eventful,
     HangsOnce,
@@ -171,7 +172,7 @@ def test_a_driver_may_be_killed_at_any_moment(
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-        assert_gone(processes, process.pid, but=AGENTS)
+        assert_gone(processes, process.pid, but=AGENTS + STARTING)
         killed |= processes
     finish(tmp_path, whole, PARALLEL)
 
