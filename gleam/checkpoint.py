@@ -138,8 +138,11 @@ def load_weights(network: nn.Module, weights: Mapping[str, Any], path: str | Pat
     )
 
 
-def load_frozen_steps(network: nn.Module, config: Config) -> None:
-    """Load the steps that stay as they are from the checkpoint that a network is grown from.
+def load_grown_from(network: nn.Module, config: Config) -> None:
+    """Load the steps of the checkpoint that a network is grown from, if it is.
+
+    The first ones stay as they are. Further ones start as copies of the last ones, as many as a
+    module has, and so from an image of about the same quality.
 
     Raises:
         CheckpointError: if it cannot be read.
@@ -157,7 +160,7 @@ def load_frozen_steps(network: nn.Module, config: Config) -> None:
     pairs = {
         f"network.{name}": (getattr(before.network, name), value)
         for name, value in config.network
-        if name not in ("steps", "step_size", "weight")  # the last two are of new steps, at first
+        if name != "steps"
     }
     pairs["data.map_sets"] = before.data.map_sets, config.data.map_sets
     pairs["axes of an image"] = before.data.ndim, config.data.ndim
@@ -166,8 +169,14 @@ def load_frozen_steps(network: nn.Module, config: Config) -> None:
             f"steps of {path} cannot go on in another network: {'; '.join(changed)}; leave these "
             "settings as they were"
         )
-    weights = {k: v for k, v in content["network"].items() if int(k.split(".")[1]) < frozen}
-    load_weights(network, {**network.state_dict(), **weights}, path)
+    length = min(config.trained_steps // config.modules, frozen)
+    weights = {}
+    for name in network.state_dict():
+        steps, number, rest = name.split(".", 2)
+        beyond = int(number) - frozen
+        source = number if beyond < 0 else frozen - length + beyond % length
+        weights[name] = content["network"][f"{steps}.{source}.{rest}"]
+    load_weights(network, weights, path)
 
 
 def versions() -> dict[str, str]:

@@ -23,11 +23,12 @@ def grow(
 ) -> TrainingResult:
     """Add steps to a network that was trained greedily, and train only these.
 
-    The steps there are stay as they are, bit for bit. In training they run without storing
-    activations, so that a step of training takes the memory of one module however deep the network
-    is. The new run has the settings of the one before, with as many iterations for the new steps;
-    scans and their splits are the same, but come in another order under other masks. Its
-    checkpoints hold the whole network and can be grown again.
+    The steps there are stay as they are, bit for bit, and the new ones start as copies of the last
+    of them. In training the old ones run without storing activations, so that a step of training
+    takes the memory of one module however deep the network is. The new run has the settings of the
+    one before, with as many iterations for the new steps; scans and their splits are the same, but
+    come in another order under other masks. Its checkpoints hold the whole network and can be grown
+    again.
 
     Args:
         checkpoint: of a run with strategy greedy or greedy-parallel, or the name of a network that

@@ -17,7 +17,7 @@ from gleam.build import (
     build_network,
     build_strategy,
 )
-from gleam.checkpoint import load_frozen_steps, load_weights, read_checkpoint, save_checkpoint
+from gleam.checkpoint import load_grown_from, load_weights, read_checkpoint, save_checkpoint
 from gleam.config import Config, dump_config, load_config
 from gleam.data import DataError, Feed
 from gleam.evaluation import reconstructions
@@ -112,7 +112,7 @@ class _Trainer:
         if resume and self.folder.resumable:
             self.restore()
         else:
-            load_frozen_steps(self.network, config)
+            load_grown_from(self.network, config)
         scans = {split: loader.source.scans for split, loader in self.loaders.items()}
         self.folder.describe(scans, self.iteration, seed=config.seed)
         self.folder.keep_records(self.iteration)
