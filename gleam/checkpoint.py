@@ -169,13 +169,14 @@ def load_grown_from(network: nn.Module, config: Config) -> None:
             f"steps of {path} cannot go on in another network: {'; '.join(changed)}; leave these "
             "settings as they were"
         )
+    theirs, weights = content["network"], {}
     length = min(config.trained_steps // config.modules, frozen)
-    weights = {}
     for name in network.state_dict():
         steps, number, rest = name.split(".", 2)
         beyond = int(number) - frozen
         source = number if beyond < 0 else frozen - length + beyond % length
-        weights[name] = content["network"][f"{steps}.{source}.{rest}"]
+        if (origin := f"{steps}.{source}.{rest}") in theirs:  # or load_weights refuses them
+            weights[name] = theirs[origin]
     load_weights(network, weights, path)
 
 
