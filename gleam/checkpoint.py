@@ -142,7 +142,7 @@ def load_grown_from(network: nn.Module, config: Config) -> None:
     """Load the steps of the checkpoint that a network is grown from, if it is.
 
     The first ones stay as they are. Further ones start as copies of the last ones, as many as a
-    module has, and so from an image of about the same quality.
+    module has.
 
     Raises:
         CheckpointError: if it cannot be read.

@@ -321,6 +321,7 @@ def test_what_cannot_grow_is_refused(best: Path, tmp_path: Path):
     for changes, message in (
         ({"network": {"hidden": 2}}, "network.hidden was 0, is now 2"),
         ({"network": {"padding": "reflect"}}, "network.padding was zeros, is now reflect"),
+        ({"network": {"step_size": 0.5}}, "network.step_size was None, is now 0.5"),
         ({"data": {"map_sets": 2}}, "data.map_sets was 1, is now 2"),
     ):
         with pytest.raises(ConfigError, match=f"cannot go on in another network: {message}"):
